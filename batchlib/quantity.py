@@ -1,0 +1,213 @@
+"""Amounts of memory and time, always written with their unit.
+
+>>> Memory("2 GB") < Memory("2 GiB")
+True
+>>> Duration("1h30m") == Duration("01:30:00")
+True
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+from functools import total_ordering
+from typing import ClassVar, TypeVar
+
+from .errors import InvalidValue
+
+Q = TypeVar("Q", bound="Quantity")
+
+_NUMBER_AND_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-zµ]+)\s*")
+_CLOCK = re.compile(r"(?:(\d+)-)?(\d+):([0-5]?\d):([0-5]?\d)")
+_DAYS_HOURS = re.compile(r"(\d+)-(\d+)(?::([0-5]?\d))?")
+_ISO = re.compile(
+    r"P(?:(\d+)W)?(?:(\d+(?:\.\d+)?)D)?(?:T(?:(\d+(?:\.\d+)?)H)?(?:(\d+(?:\.\d+)?)M)?(?:(\d+(?:\.\d+)?)S)?)?"
+)
+
+
+@total_ordering
+class Quantity:
+    """An amount of something with a unit: immutable, exact, comparable with its own kind only.
+
+    Parameters
+    ----------
+    value : str or Quantity of the same kind
+        Text such as ``"1.5 GB"``. A bare number is refused, as nobody can tell what it means.
+
+    Raises
+    ------
+    InvalidValue
+        The text can't be read, has no unit, or is negative.
+    """
+
+    __slots__ = ("_amount",)
+
+    #: Name of the kind and examples of how to write it, for messages.
+    kind: ClassVar[str]
+    example: ClassVar[str]
+    #: Size of each unit; how it is capitalised does not matter.
+    units: ClassVar[dict[str, Fraction]]
+
+    _amount: Fraction
+
+    def __init__(self, value: str | Quantity) -> None:
+        if isinstance(value, type(self)):
+            amount = value._amount
+        elif isinstance(value, str):
+            amount = self._parse(value.strip())
+        else:
+            raise InvalidValue(f"{value!r} is no {self.kind}: write it with its unit, such as {self.example}")
+        object.__setattr__(self, "_amount", amount)
+
+    @classmethod
+    def of(cls: type[Q], amount: float | Fraction, unit: str) -> Q:
+        """Make a quantity of `amount` units.
+
+        Parameters
+        ----------
+        amount : number
+            How many; not negative.
+        unit : str
+            One of the kind's units.
+        """
+        if amount < 0 or not math.isfinite(amount):
+            raise InvalidValue(f"{amount} {unit} is no {cls.kind}")
+        made = cls.__new__(cls)
+        object.__setattr__(made, "_amount", Fraction(amount) * cls.units[unit.lower()])
+        return made
+
+    def amount(self, unit: str) -> float:
+        """Give the amount in another unit."""
+        return float(self._amount / self.units[unit.lower()])
+
+    def ceil(self, unit: str) -> int:
+        """Give the amount in whole units, rounded up: what a batch system must be asked for."""
+        return math.ceil(self._amount / self.units[unit.lower()])
+
+    @classmethod
+    def _parse(cls, text: str) -> Fraction:
+        total, at = Fraction(0), 0
+        while match := _NUMBER_AND_UNIT.match(text, at):
+            size = cls.units.get(match[2].lower())
+            if size is None:
+                raise InvalidValue(f"{match[2]!r} in {text!r} is no known unit: write it such as {cls.example}")
+            total += Fraction(match[1]) * size
+            at = match.end()
+        if at == 0 or at != len(text):
+            raise InvalidValue(f"{text!r} is no {cls.kind}: write it with its unit, such as {cls.example}")
+        return total
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a {type(self).__name__} can't be changed")
+
+    def __reduce__(self) -> tuple[type[Quantity], tuple[str]]:
+        return type(self), (str(self),)
+
+    def __eq__(self, other: object) -> bool:
+        return self._amount == other._amount if type(other) is type(self) else NotImplemented
+
+    def __lt__(self: Q, other: Q) -> bool:
+        return self._amount < other._amount if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._amount))
+
+    def __bool__(self) -> bool:
+        return bool(self._amount)
+
+    def __add__(self: Q, other: Q) -> Q:
+        return self._make(self._amount + other._amount) if type(other) is type(self) else NotImplemented
+
+    def __mul__(self: Q, factor: float) -> Q:
+        return self._make(self._amount * Fraction(factor))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Quantity) -> float:
+        return float(self._amount / other._amount) if type(other) is type(self) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def _make(self: Q, amount: Fraction) -> Q:
+        made = type(self).__new__(type(self))
+        object.__setattr__(made, "_amount", amount)
+        return made
+
+
+class Memory(Quantity):
+    """An amount of memory: ``B``, decimal ``kB`` to ``PB``, binary ``KiB`` to ``PiB``.
+
+    Bare letters (``4G``) are binary, as every batch system reads them.
+    """
+
+    kind = "amount of memory"
+    example = "'2 GB' or '512 MiB'"
+    units: ClassVar[dict[str, Fraction]] = {
+        "b": Fraction(1),
+        **{f"{letter}b": Fraction(1000**power) for power, letter in enumerate("kmgtp", 1)},
+        **{f"{letter}ib": Fraction(1024**power) for power, letter in enumerate("kmgtp", 1)},
+        **{letter: Fraction(1024**power) for power, letter in enumerate("kmgtp", 1)},
+    }
+
+    @property
+    def bytes(self) -> int:
+        """Whole bytes, rounded up."""
+        return math.ceil(self._amount)
+
+    def __str__(self) -> str:
+        amount = self._amount
+        for unit in ("PiB", "TiB", "GiB", "MiB", "KiB", "PB", "TB", "GB", "MB", "kB"):
+            if amount and amount % self.units[unit.lower()] == 0:
+                return f"{amount // self.units[unit.lower()]} {unit}"
+        return f"{self.bytes} B"
+
+
+class Duration(Quantity):
+    """A length of time: ``"90 s"``, ``"1h30m"``, ``"8 hours"``, ``"01:30:00"``, ``"1-12:00:00"``, ``"PT1H"``.
+
+    ``HH:MM`` is refused: half of the batch systems read it as hours and minutes, the others as minutes and seconds.
+    """
+
+    kind = "duration"
+    example = "'8 hours', '1h30m' or '01:30:00'"
+    units: ClassVar[dict[str, Fraction]] = {
+        **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), Fraction(1)),
+        **dict.fromkeys(("ms", "millisecond", "milliseconds"), Fraction(1, 1000)),
+        **dict.fromkeys(("us", "µs", "microsecond", "microseconds"), Fraction(1, 10**6)),
+        **dict.fromkeys(("ns", "nanosecond", "nanoseconds"), Fraction(1, 10**9)),
+        **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), Fraction(60)),
+        **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), Fraction(3600)),
+        **dict.fromkeys(("d", "day", "days"), Fraction(86400)),
+        **dict.fromkeys(("w", "week", "weeks"), Fraction(604800)),
+    }
+
+    @classmethod
+    def _parse(cls, text: str) -> Fraction:
+        if match := _CLOCK.fullmatch(text):
+            days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+            return Fraction(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+        if match := _DAYS_HOURS.fullmatch(text):
+            days, hours, minutes = (int(part or 0) for part in match.groups())
+            return Fraction(((days * 24 + hours) * 60 + minutes) * 60)
+        if text[:1] == "P" and (match := _ISO.fullmatch(text)) and any(match.groups()):
+            weights = (604800, 86400, 3600, 60, 1)
+            return sum((Fraction(part or 0) * w for part, w in zip(match.groups(), weights, strict=True)), Fraction(0))
+        if re.fullmatch(r"\d+:\d+", text):
+            raise InvalidValue(
+                f"{text!r} may mean hours and minutes or minutes and seconds: write HH:MM:SS, such as '{text}:00'"
+            )
+        return super()._parse(text)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds."""
+        return float(self._amount)
+
+    def __str__(self) -> str:
+        amount = self._amount
+        for unit in ("w", "d", "h", "min"):
+            if amount and amount % self.units[unit.lower()] == 0:
+                return f"{amount // self.units[unit.lower()]} {unit}"
+        return f"{float(amount):.9f}".rstrip("0").rstrip(".") + " s"

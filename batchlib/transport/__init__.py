@@ -1,0 +1,1 @@
+"""Ways to reach a machine: this one, or another by SSH."""

@@ -1,0 +1,203 @@
+"""Running programs on a machine, through a few long-lived shells and one-shot streams."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from ..errors import ConnectionFailed, TransportError, TransportTimeout
+from .base import Carrier
+from .shell import Completed, Shell, Stream
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+#: Seconds that a program may take when the caller does not say.
+DEFAULT_TIMEOUT = 120.0
+#: Long-lived shells kept open at a time; a frontend grants about ten sessions to a connection.
+_MAX_SHELLS = 2
+
+
+class Programs:
+    """Run programs on one machine through a few long-lived shells. Safe to use from several threads.
+
+    Parameters
+    ----------
+    carrier : Carrier
+        How the machine is reached.
+    setup : str, optional
+        Shell text that every program finds run before it, such as sourcing a site's profile.
+    timeout : float
+        Default seconds that a program may take.
+
+    Attributes
+    ----------
+    round_trips : int
+        Programs and streams sent so far: each waits at least once for the machine's answer.
+    """
+
+    def __init__(self, carrier: Carrier, *, setup: str = "", timeout: float = DEFAULT_TIMEOUT) -> None:
+        self.carrier = carrier
+        self.timeout = timeout
+        self.round_trips = 0
+        self._setup = setup + "\n" if setup else ""
+        self._idle: list[Shell] = []
+        self._room = threading.BoundedSemaphore(_MAX_SHELLS)
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """Where programs run: ``localhost`` or ``user@host``."""
+        return self.carrier.name
+
+    def run(self, program: str, *, data: bytes = b"", timeout: float | None = None) -> Completed:
+        """Run shell text on the machine and wait for its answer.
+
+        Parameters
+        ----------
+        program : str
+            Text for a POSIX shell, of any length.
+        data : bytes
+            The program's standard input; empty without it.
+        timeout : float, optional
+            Seconds it may take; default is the transport's.
+
+        Returns
+        -------
+        Completed
+            Exit code and both outputs. A non-zero exit code is not an error here.
+
+        Raises
+        ------
+        ConnectionFailed
+            The machine could not be reached; nothing was run.
+        ConnectionLost, TransportTimeout
+            The program may or may not have run. What was still running was asked to end.
+        """
+        timeout = self.timeout if timeout is None else timeout
+        self.round_trips += 1
+        with self._shell(timeout) as shell:
+            try:
+                return shell.run(self._setup + program, data, timeout)
+            except TransportTimeout:
+                self._end(shell)
+                raise
+
+    def send(self, program: str, chunks: Iterable[bytes], *, idle_timeout: float | None = None) -> Completed:
+        """Run shell text with a stream of any length as its input.
+
+        Parameters
+        ----------
+        program : str
+            Text for a POSIX shell.
+        chunks : iterable of bytes
+            The input.
+        idle_timeout : float, optional
+            Seconds without progress after which it is given up.
+
+        Returns
+        -------
+        Completed
+            Exit code and both outputs.
+        """
+        with self._stream(program, idle_timeout) as stream:
+            output = b"".join(stream.exchange(chunks))
+            end = stream.result()
+        return Completed(end.exitcode, output, end.stderr)
+
+    @contextlib.contextmanager
+    def receive(self, program: str, *, data: bytes = b"", idle_timeout: float | None = None) -> Iterator[Incoming]:
+        """Run shell text and read its output as a stream.
+
+        Parameters
+        ----------
+        program : str
+            Text for a POSIX shell.
+        data : bytes
+            Its standard input.
+        idle_timeout : float, optional
+            Seconds without progress after which it is given up.
+
+        Yields
+        ------
+        Incoming
+            Iterate over it for the output; its `result` is there once that has ended.
+        """
+        with self._stream(program, idle_timeout) as stream:
+            incoming = Incoming(stream, data)
+            try:
+                yield incoming
+            finally:
+                incoming.chunks.close()
+
+    def close(self) -> None:
+        """End the shells and release the connection; the next call connects again."""
+        with self._lock:
+            shells, self._idle = self._idle, []
+        for shell in shells:
+            shell.close()
+        self.carrier.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _stream(self, program: str, idle_timeout: float | None) -> Stream:
+        self.round_trips += 1
+        return Stream(self.carrier, self._setup + program, self.timeout if idle_timeout is None else idle_timeout)
+
+    @contextlib.contextmanager
+    def _shell(self, timeout: float) -> Iterator[Shell]:
+        """Lend a shell that nobody else uses meanwhile."""
+        with self._room:
+            with self._lock:
+                shell = self._idle.pop() if self._idle else None
+            if shell is not None and not shell.alive():
+                # it died while nobody used it: nothing was asked of it, a new one may be
+                shell.close()
+                shell = None
+            if shell is None:
+                shell = self._connect(timeout)
+            try:
+                yield shell
+            finally:
+                if shell.usable:
+                    with self._lock:
+                        self._idle.append(shell)
+
+    def _connect(self, timeout: float) -> Shell:
+        try:
+            return Shell(self.carrier, timeout)
+        except ConnectionFailed:
+            raise
+        except TransportError as error:
+            # nothing of the caller's was sent yet
+            raise ConnectionFailed(f"cannot start a shell on {self.name}: {error.message}") from error
+
+    def _end(self, shell: Shell) -> None:
+        """Ask what a shell left running to end, through another shell."""
+        group = shell.pid
+        program = f"kill -TERM -- -{group}; sleep 1; kill -KILL -- -{group}"
+        # the time-out is what the caller must hear of, whether or not this works
+        with contextlib.suppress(TransportError), contextlib.closing(Shell(self.carrier, 10)) as other:
+            other.run(program, b"", 10)
+
+
+class Incoming:
+    """The output of a program as it comes."""
+
+    def __init__(self, stream: Stream, data: bytes) -> None:
+        self._stream = stream
+        self.chunks = stream.exchange([data] if data else [])
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.chunks
+
+    @property
+    def result(self) -> Completed:
+        """Exit code and standard error, once the output was read to its end."""
+        return self._stream.result()
