@@ -1,0 +1,97 @@
+"""Real servers as fixtures; they are started by the first test that asks for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.servers import prerequisites
+from tests.servers.slurm import SlurmCluster
+from tests.servers.sshd import Sshd
+from tests.servers.state import make_state_directory, remove_state_directory, sweep
+
+CLUSTERS = {"slurm", "slurm_without_accounting"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as ``live`` what lies in tests/live and what uses a cluster."""
+    live = Path(__file__).parent / "live"
+    for item in items:
+        if live in item.path.parents or CLUSTERS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.live)
+
+
+def require(packages: Mapping[str, str], *, root: bool = False) -> None:
+    """Skip the test when a server cannot be started here; on a CI machine that is an error."""
+    reason = prerequisites.missing(packages, root=root)
+    if reason is None:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"A CI machine must run the live tests: {reason}.", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def server_directory() -> Iterator[Path]:
+    """The directory of this test run for the state of servers; every user may enter it."""
+    sweep()
+    directory = make_state_directory()
+    yield directory
+    remove_state_directory(directory)
+
+
+@pytest.fixture(scope="session")
+def slurm(server_directory: Path) -> Iterator[SlurmCluster]:
+    """A Slurm cluster with accounting."""
+    require(prerequisites.SLURM, root=True)
+    with SlurmCluster(server_directory / "slurm", accounting=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def slurm_without_accounting(server_directory: Path) -> Iterator[SlurmCluster]:
+    """A Slurm cluster beside the other one, where sacct knows nothing."""
+    require(prerequisites.SLURM, root=True)
+    with SlurmCluster(server_directory / "slurm-without-accounting", accounting=False) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def sshd(server_directory: Path, slurm: SlurmCluster) -> Iterator[Sshd]:
+    """The front end of the cluster `slurm`."""
+    require(prerequisites.SSHD)
+    with Sshd(server_directory / "frontend", user=slurm.account.pw_name, set_env=slurm.env) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gateway(server_directory: Path) -> Iterator[Sshd]:
+    """A host to jump through, for the same user as the front end's."""
+    require(prerequisites.SSHD)
+    with Sshd(server_directory / "gateway", name="gateway") as server:
+        yield server
+
+
+@pytest.fixture
+def make_sshd(server_directory: Path) -> Iterator[Callable[..., Sshd]]:
+    """Start further servers, with the parameters of `Sshd`; they end with the test."""
+    require(prerequisites.SSHD)
+    with ExitStack() as servers:
+
+        def make(
+            *,
+            options: Mapping[str, str | list[str]] | None = None,
+            set_env: Mapping[str, str] | None = None,
+            host_key_type: str = "ed25519",
+            name: str = "frontend",
+        ) -> Sshd:
+            number = len(list(server_directory.glob("sshd-*")))
+            directory = server_directory / f"sshd-{number}"
+            server = Sshd(directory, options=options, set_env=set_env, host_key_type=host_key_type, name=name)
+            return servers.enter_context(server)
+
+        yield make
