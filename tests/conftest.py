@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.servers import prerequisites
+from tests.servers.sge import GridEngine
 from tests.servers.slurm import SlurmCluster
 from tests.servers.sshd import Sshd
 from tests.servers.state import make_state_directory, remove_state_directory, sweep
 
-CLUSTERS = {"slurm", "slurm_without_accounting"}
+CLUSTERS = {"slurm", "slurm_without_accounting", "grid_engine"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,6 +59,14 @@ def slurm_without_accounting(server_directory: Path) -> Iterator[SlurmCluster]:
     require(prerequisites.SLURM, root=True)
     with SlurmCluster(server_directory / "slurm-without-accounting", accounting=False) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def grid_engine(server_directory: Path) -> Iterator[GridEngine]:
+    """A Grid Engine cell."""
+    require(prerequisites.GRID_ENGINE, root=True)
+    with GridEngine(server_directory / "grid-engine") as cell:
+        yield cell
 
 
 @pytest.fixture(scope="session")

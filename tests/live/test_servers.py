@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 
 import pytest
 
 from tests.servers.processes import stat_of, wait_until
+from tests.servers.sge import GridEngine
 from tests.servers.slurm import SlurmCluster
 from tests.servers.sshd import Sshd
 
@@ -94,6 +96,24 @@ def test_second_start_ends_what_a_killed_run_left(slurm_without_accounting: Slur
     assert again.daemon("slurmctld").running
     again.stop()
     cluster.start()
+
+
+def test_grid_engine_job_submitted_over_ssh_is_accounted(
+    grid_engine: GridEngine, make_sshd: Callable[..., Sshd]
+) -> None:
+    front_end = make_sshd(set_env=grid_engine.env)
+    done = front_end.ssh("qsub -terse -o /dev/null -j y", stdin="exit 3\n")
+    assert done.stderr == ""
+    query = f"qacct -j {done.stdout.strip()}"
+    wait_until("the job to end", lambda: grid_engine.as_user(query).returncode == 0, 30)
+    assert re.search(r"^exit_status +3 *$", front_end.ssh(query).stdout, re.MULTILINE)
+
+
+def test_grid_engine_jobs_are_all_cancelled(grid_engine: GridEngine) -> None:
+    assert grid_engine.as_user("qsub -t 1-3 -o /dev/null -j y", stdin="sleep 1000\n").returncode == 0
+    assert grid_engine.as_user("qsub -h", stdin="true\n").returncode == 0
+    grid_engine.cancel_all()
+    assert grid_engine.as_user("qstat").stdout == ""
 
 
 def test_dropped_connection_ends_the_client(make_sshd: Callable[..., Sshd]) -> None:

@@ -18,6 +18,11 @@ SLURM = {
     "mariadbd": "mariadb-server",
     "mariadb-install-db": "mariadb-server",
 }
+GRID_ENGINE = {
+    "sge_qmaster": "gridengine-master",
+    "sge_execd": "gridengine-exec",
+    "qsub": "gridengine-client",
+}
 
 
 def missing(packages: Mapping[str, str], *, root: bool = False) -> str | None:

@@ -15,14 +15,17 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, TypeVar
 
 # Outgoing connections take their ports from 32768 on (ip_local_port_range), so a port below stays free
 # while its server is stopped and started again.
 PORTS = range(20000, 32000)
 MARKER = "BATCHLIB_TEST_SERVER"
+AnyServer = TypeVar("AnyServer", bound="Server")
 
 
 class ServerError(RuntimeError):
@@ -236,6 +239,41 @@ class Daemon:
             self._process.wait(timeout=10)
             self._process = None
         self._pidfile.unlink(missing_ok=True)
+
+
+class Server(ABC):
+    """Daemons that make one server, which runs while a ``with`` statement lasts.
+
+    Parameters
+    ----------
+    directory
+        Its state: configuration, pid files, logs.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @abstractmethod
+    def start(self) -> None:
+        """End what is left of an earlier start, start the server, and wait until it does its work."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End the server."""
+
+    def __enter__(self: AnyServer) -> AnyServer:
+        try:
+            self.start()
+        except BaseException:
+            kill_left_over(self.directory)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        kill_left_over(self.directory)
 
 
 def pid_in(pidfile: Path) -> int | None:

@@ -7,7 +7,6 @@ slurmdbd.conf beside it). So several clusters run side by side, each with a mung
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import random
@@ -15,20 +14,19 @@ import secrets
 import shutil
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 from tests.servers import slurm_conf
+from tests.servers.cluster import Cluster
 from tests.servers.database import MariaDB
 from tests.servers.processes import Daemon, ServerError, free_ports, kill_left_over, listens, wait_until
-from tests.servers.users import ordinary_user, run_as
 
 ACCOUNT = "proj"
 MEMORY_CGROUP = Path("/sys/fs/cgroup/memory")
 
 
-class SlurmCluster:
+class SlurmCluster(Cluster):
     """Slurm with the nodes node01 and node02, the partitions batch (default) and short, the account proj.
 
     Parameters
@@ -45,29 +43,28 @@ class SlurmCluster:
     """
 
     def __init__(self, directory: Path, *, accounting: bool, memory_limits: bool = True, user: str = "hpc") -> None:
-        self.directory = directory
         self.accounting = accounting
         self.memory_limits = memory_limits and _memory_cgroup_works()
-        self.account = ordinary_user(user)
         self._host = socket.gethostname().split(".")[0]
         names = ["slurmctld", "slurmdbd", *slurm_conf.NODES]
         self._ports = dict(zip(names, free_ports(len(names)), strict=True))
         # control groups are named by node and job id, so the ids of two clusters must not meet
         self._first_job = 1000 * random.randint(1, 50000)
         self._database = MariaDB(directory)
-        daemons = [self._munged(), self._slurmctld(), *map(self._slurmd, slurm_conf.NODES)]
-        if accounting:
-            daemons[1:1] = [self._database.daemon, self._slurmdbd()]
-        self._daemons = {daemon.name: daemon for daemon in daemons}  # in the order of their start
+        super().__init__(directory, user)
+
+    def _make_daemons(self) -> Iterator[Daemon]:
+        yield self._munged()
+        if self.accounting:
+            yield self._database.daemon
+            yield self._slurmdbd()
+        yield self._slurmctld()
+        yield from map(self._slurmd, slurm_conf.NODES)
 
     @property
     def env(self) -> dict[str, str]:
         """What Slurm's commands on this machine need in their environment."""
         return {"SLURM_CONF": str(self.directory / "slurm.conf")}
-
-    def daemon(self, name: str) -> Daemon:
-        """Look up munged, mariadbd, slurmdbd, slurmctld, slurmd.node01 or slurmd.node02."""
-        return self._daemons[name]
 
     def start(self) -> None:
         """Start all daemons and wait until every node takes jobs."""
@@ -80,42 +77,13 @@ class SlurmCluster:
             daemon.start()
         self.wait_for_nodes()
 
-    def stop(self) -> None:
-        """End the jobs and all daemons."""
-        if self.daemon("slurmctld").running:
-            # a frozen or broken slurmctld refuses: the processes of the jobs are ended below
-            with contextlib.suppress(ServerError, subprocess.TimeoutExpired):
-                self.cancel_all(seconds=10)
-        for daemon in reversed(self._daemons.values()):
-            daemon.stop()
-        kill_left_over(self.directory)
-
-    def __enter__(self) -> SlurmCluster:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def as_user(
-        self, command: str | Sequence[str], *, stdin: str = "", seconds: float = 60
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command (or a text for /bin/sh) as the ordinary user of the cluster."""
-        return run_as(self.account, command, environment=self.env, stdin=stdin, seconds=seconds)
-
     def cancel_all(self, seconds: float = 30) -> None:
         """Cancel the user's jobs and wait until none is left in the queue."""
         user = self.account.pw_name
-        self._command("scancel", "--user", user, seconds=seconds)
+        self.command("scancel", "--user", user, seconds=seconds)
         wait_until(
             f"the jobs of {user} to end",
-            lambda: not self._command("squeue", "--noheader", "--user", user, seconds=seconds),
+            lambda: not self.command("squeue", "--noheader", "--user", user, seconds=seconds),
             seconds,
             self.daemon("slurmctld").log,
         )
@@ -125,20 +93,8 @@ class SlurmCluster:
         wait_until("the nodes to take jobs", self._nodes_take_jobs, 60, self.daemon("slurmctld").log)
 
     def _nodes_take_jobs(self) -> bool:
-        try:
-            states = self._command("sinfo", "--noheader", "--Node", "--format=%T", seconds=5).split()
-        except (ServerError, subprocess.TimeoutExpired):
-            return False
-        return bool(states) and all(state in ("idle", "mixed", "allocated") for state in states)
-
-    def _command(self, *argv: str, seconds: float = 30, stdin: str = "") -> str:
-        environment = os.environ | self.env
-        done = subprocess.run(
-            argv, input=stdin, capture_output=True, text=True, check=False, timeout=seconds, env=environment
-        )
-        if done.returncode:
-            raise ServerError(f"{' '.join(argv)} failed: {done.stderr.strip() or done.stdout.strip()}")
-        return done.stdout
+        states = self.command("sinfo", "--noheader", "--Node", "--format=%T").split()
+        return all(state in ("idle", "mixed", "allocated") for state in states)
 
     def _write_files(self) -> None:
         directory = self.directory
@@ -191,7 +147,7 @@ class SlurmCluster:
             "slurmctld",
             ["/usr/sbin/slurmctld", "-D"],
             directory=self.directory,
-            ready=self._slurmctld_answers,
+            ready=lambda: self.succeeds("scontrol", "ping"),
             environment=self.env,
         )
 
@@ -204,13 +160,6 @@ class SlurmCluster:
             environment=self.env,
         )
 
-    def _slurmctld_answers(self) -> bool:
-        try:
-            self._command("scontrol", "ping", seconds=5)
-        except (ServerError, subprocess.TimeoutExpired):
-            return False
-        return True
-
     def _start_accounting(self) -> None:
         self._database.start()
         self._database.execute(
@@ -222,7 +171,7 @@ class SlurmCluster:
         if not self._user_is_known():
             # one session: four separate commands take half as long again
             user, cluster = self.account.pw_name, slurm_conf.CLUSTER
-            self._command(
+            self.command(
                 "sacctmgr",
                 "--immediate",
                 stdin=f"add cluster {cluster}\n"
@@ -235,7 +184,7 @@ class SlurmCluster:
 
     def _user_is_known(self) -> bool:
         query = f"show assoc where cluster={slurm_conf.CLUSTER} user={self.account.pw_name} format=user"
-        return self._command("sacctmgr", "-n", "-P", *query.split()).split() == [self.account.pw_name]
+        return self.command("sacctmgr", "-n", "-P", *query.split()).split() == [self.account.pw_name]
 
 
 def _memory_cgroup_works() -> bool:

@@ -10,11 +10,11 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from tests.servers.processes import (
     MARKER,
     Daemon,
+    Server,
     ServerError,
     descendants,
     free_ports,
@@ -29,7 +29,7 @@ from tests.servers.users import ordinary_user
 HOST = "127.0.0.1"
 
 
-class Sshd:
+class Sshd(Server):
     """An sshd with a key that it lets in, and the files that a client needs to use it.
 
     Parameters
@@ -70,12 +70,12 @@ class Sshd:
         host_key_type: str = "ed25519",
         name: str = "frontend",
     ) -> None:
+        super().__init__(directory)
         me = pwd.getpwuid(os.getuid()).pw_name
         self.host = HOST
         self.port = port or free_ports(1)[0]
         self.user = ordinary_user(user or ("hpc" if os.geteuid() == 0 else me)).pw_name
         self.name = name
-        self.directory = directory
         self.keyfile = directory / "client_key"
         self.known_hosts = directory / "known_hosts"
         self.config = directory / "ssh_config"
@@ -154,20 +154,6 @@ class Sshd:
             check=False,
             timeout=seconds,
         )
-
-    def __enter__(self) -> Sshd:
-        try:
-            self.start()
-        except BaseException:
-            kill_left_over(self.directory)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        kill_left_over(self.directory)
 
     def _session_processes(self) -> list[int]:
         """Find sshd's own processes of all connections: for root each has two, and both hold the socket."""
