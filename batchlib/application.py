@@ -69,7 +69,7 @@ def _path(value: str | os.PathLike[str] | None) -> str | None:
     return None if value is None else os.fspath(value)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Application:
     """A command with all it needs, and, once submitted, what became of it (`execution`).
 
@@ -246,6 +246,10 @@ class Application:
         for amount in (self.requested_memory, self.requested_memory_per_core, self.requested_walltime):
             if amount is not None and not amount:
                 raise InvalidValue("neither memory nor walltime can be zero: leave them out for the default")
+
+    def __repr__(self) -> str:
+        name = self.task_id or self.jobname
+        return f"<Application {name} {self.execution.state.value}: {self.command_line[:60]}>"
 
     @property
     def total_cores(self) -> int:

@@ -107,7 +107,7 @@ class Quantity:
     def __eq__(self, other: object) -> bool:
         return self._amount == other._amount if type(other) is type(self) else NotImplemented
 
-    def __lt__(self: Q, other: Q) -> bool:
+    def __lt__(self, other: Quantity) -> bool:
         return self._amount < other._amount if type(other) is type(self) else NotImplemented
 
     def __hash__(self) -> int:

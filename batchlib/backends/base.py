@@ -1,0 +1,214 @@
+"""What batchlib's faces may ask of any site.
+
+Operations take many jobs and answer for each: nothing is dropped, and one job that fails never spoils its
+neighbours.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import attrs
+
+from ..application import Application
+from ..errors import BatchlibError
+
+T = TypeVar("T")
+
+#: Called with jobs whose intent has to be safe on disk before the site hears of them.
+Journal = Callable[[Sequence[Application]], None]
+
+
+class Outcome(enum.Enum):
+    """How a control operation went for one job."""
+
+    #: the site did it, or accepted to do it
+    DONE = "done"
+    #: there was nothing to do: the job had ended
+    ALREADY_ENDED = "already ended"
+    #: the site does not know the job
+    NOT_FOUND = "not found"
+    #: the site does not permit it
+    REFUSED = "refused"
+    #: no answer: it may have been done
+    UNKNOWN = "unknown"
+
+
+@attrs.frozen
+class Answer:
+    """The answer to a control operation for one job.
+
+    Parameters
+    ----------
+    outcome : Outcome
+        How it went.
+    error : BatchlibError, optional
+        What exactly went wrong.
+    """
+
+    outcome: Outcome
+    error: BatchlibError | None = None
+
+
+@attrs.frozen
+class Collected:
+    """The outputs of one job that were fetched.
+
+    Parameters
+    ----------
+    directory : str
+        Where they are.
+    files : tuple of str
+        Their names below it.
+    missing : tuple of str
+        Outputs that were asked for and did not exist.
+    """
+
+    directory: str
+    files: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class ResourceStatus:
+    """How busy a resource is.
+
+    Parameters
+    ----------
+    cores, free_cores : int, optional
+        Cores in all, and free ones.
+    own_queued, own_running : int
+        The caller's jobs.
+    queued, running : int, optional
+        Everybody's jobs.
+    """
+
+    cores: int | None = None
+    free_cores: int | None = None
+    own_queued: int = 0
+    own_running: int = 0
+    queued: int | None = None
+    running: int | None = None
+
+
+class Backend(abc.ABC):
+    """A site that runs jobs."""
+
+    #: The resource's name in the configuration.
+    name: str
+    #: Kind of site, as in ``type = ...``.
+    type: str
+
+    @abc.abstractmethod
+    def submit_jobs(
+        self, apps: Sequence[Application], journal: Journal | None = None
+    ) -> dict[Application, BatchlibError | None]:
+        """Start work, exactly once.
+
+        Parameters
+        ----------
+        apps : sequence of Application
+            Jobs in state NEW.
+        journal : callable, optional
+            Makes the jobs' tokens durable; called before the site hears of them.
+
+        Returns
+        -------
+        dict of Application to BatchlibError or None
+            None for each job that was accepted. After a transient error the job is NEW again; after an
+            unclear one it is SUBMITTING, and `recover_jobs` finds out.
+        """
+
+    @abc.abstractmethod
+    def recover_jobs(self, apps: Sequence[Application]) -> dict[Application, BatchlibError | None]:
+        """Find out what became of jobs in state SUBMITTING.
+
+        Returns
+        -------
+        dict of Application to BatchlibError or None
+            None for each job that is now known to be submitted (it has its id) or never to have been (it is
+            NEW again); an unclear error for those that nothing can be said about yet.
+        """
+
+    @abc.abstractmethod
+    def update_job_states(self, apps: Sequence[Application]) -> dict[Application, BatchlibError | None]:
+        """Bring the state of live jobs up to date, with a number of requests that does not grow with them."""
+
+    @abc.abstractmethod
+    def cancel_jobs(self, apps: Sequence[Application]) -> dict[Application, Answer]:
+        """End jobs, with all their processes."""
+
+    @abc.abstractmethod
+    def collect_jobs(
+        self,
+        targets: Mapping[Application, str | os.PathLike[str]],
+        overwrite: bool = False,
+        changed_only: bool = True,
+    ) -> dict[Application, Collected | BatchlibError]:
+        """Fetch the outputs of many jobs, each into its own directory."""
+
+    @abc.abstractmethod
+    def read_output(self, app: Application, remote_filename: str, offset: int = 0, size: int | None = None) -> bytes:
+        """Read a part of a file in a job's sandbox; a negative offset counts from its end."""
+
+    @abc.abstractmethod
+    def free_jobs(self, apps: Sequence[Application]) -> dict[Application, BatchlibError | None]:
+        """Remove the sandboxes of jobs that have ended."""
+
+    @abc.abstractmethod
+    def get_resource_status(self) -> ResourceStatus:
+        """Tell how busy the site is."""
+
+    @abc.abstractmethod
+    def render(self, app: Application) -> str:
+        """Give the exact job script and command that submitting `app` would use, for people to read."""
+
+    @abc.abstractmethod
+    def validate(self, app: Application) -> None:
+        """Check that the site can run `app`.
+
+        Raises
+        ------
+        InvalidValue, UnsupportedOperation
+            It can't; the message says what is wrong.
+        """
+
+    def validate_data(self, urls: Iterable[str]) -> bool:
+        """Tell whether the site can stage all of these inputs or outputs: local files only."""
+        return all("://" not in url or url.startswith("file://") for url in urls)
+
+    @abc.abstractmethod
+    def ping(self) -> None:
+        """Ask the site for a sign of life.
+
+        Raises
+        ------
+        TransportError, BackendError
+            It gives none.
+        """
+
+    @abc.abstractmethod
+    def version(self) -> str:
+        """Give name and version of the site's batch system."""
+
+    @abc.abstractmethod
+    def supports(self, capability: str) -> bool:
+        """Tell whether the site in front of us can do something, such as ``"hold"``."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Release the connection; a later operation makes a new one."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+def single(answers: dict[Application, BatchlibError | None], app: Application) -> None:
+    """Raise the error, if any, of an operation on one job."""
+    error = answers[app]
+    if error is not None:
+        raise error

@@ -1,0 +1,35 @@
+"""From a resource's settings to a connection."""
+
+from __future__ import annotations
+
+from ..config import ResourceSettings
+from ..transport.local import LocalTransport
+from ..transport.ssh import Prompt, shared_carrier
+from ..transport.transport import Transport
+
+_prompt: Prompt | None = None
+
+
+def set_prompt(prompt: Prompt | None) -> None:
+    """Set who is asked for passwords and codes; without anybody, a server that wants them is an error.
+
+    Parameters
+    ----------
+    prompt : callable or None
+        Takes a question and whether the answer may be shown, returns the answer.
+    """
+    global _prompt
+    _prompt = prompt
+
+
+def connect(settings: ResourceSettings) -> Transport:
+    """Make the transport for a resource; it connects when it is first used.
+
+    Parameters
+    ----------
+    settings : ResourceSettings
+        The resource.
+    """
+    if settings.ssh is None:
+        return LocalTransport(setup=settings.setup, timeout=settings.timeout)
+    return Transport(shared_carrier(settings.ssh, _prompt), setup=settings.setup, timeout=settings.timeout)

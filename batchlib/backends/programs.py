@@ -1,0 +1,244 @@
+"""The shell programs that run on a frontend, and how their answers are read.
+
+Each does its work for any number of jobs. They hold nothing of a user's that is not quoted.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shlex
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from ..application import RESERVED
+from ..errors import ConnectionLost
+from ..sandbox import lines
+from ..transport.shell import Completed
+
+quote = shlex.quote
+
+#: Answers in English, times in UTC: for everything but submissions, whose environment jobs inherit.
+CLEAN = "export LC_ALL=C TZ=UTC\n"
+#: Exit codes of our own programs, apart from those of the tools.
+NO_SPOOL = 96
+UNPACKING_FAILED = 97
+
+_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
+
+
+class Sections:
+    """Several programs in one, whose answers can be told apart by a mark made for this occasion."""
+
+    def __init__(self) -> None:
+        self.mark = secrets.token_hex(12)
+        self.text = ""
+
+    def add(self, name: str, program: str) -> None:
+        """Add a program; what it sets or changes does not reach the next one."""
+        self.text += f"(\n{program}\n) </dev/null\n{self.end(quote(name), '$?')}\n"
+
+    def end(self, name: str, code: str) -> str:
+        """Make the shell text that ends a section, given shell words for its name and exit code."""
+        mark = f"{self.mark} %s"
+        return f"printf '\\n{mark} %s\\n' {name} {code}; printf '\\n{mark}\\n' {name} >&2"
+
+    def split(self, answer: Completed) -> dict[str, Completed]:
+        """Take the answers apart; sections that did not come to their end are left out."""
+        mark = re.escape(self.mark.encode())
+        errors = _cut(rb"\n" + mark + rb" ([^\n]*)\n", answer.stderr)
+        found = {}
+        for (name, code), out in _cut(rb"\n" + mark + rb" ([^\n ]*) (\d+)\n", answer.stdout).items():
+            found[name.decode()] = Completed(int(code), out, errors.get((name,), b""))
+        return found
+
+
+def _cut(pattern: bytes, text: bytes) -> dict[tuple[bytes, ...], bytes]:
+    """Map the groups of each end mark to what stood before it."""
+    found = {}
+    start = 0
+    for match in re.finditer(pattern, text):
+        found[tuple(match.groups())] = text[start : match.start()]
+        start = match.end()
+    return found
+
+
+def section(parts: dict[str, Completed], name: str) -> Completed:
+    """Give one section's answer.
+
+    Raises
+    ------
+    ConnectionLost
+        It is not there, so the program was ended before its time.
+    """
+    if name not in parts:
+        raise ConnectionLost("the program on the frontend was ended before its time")
+    return parts[name]
+
+
+def expand(path: str) -> str:
+    """Make a shell word of a path in which ``~`` and plain variables, and nothing else, are expanded."""
+    if path == "~" or path.startswith("~/"):
+        path = "$HOME" + path[1:]
+    word, at = "", 0
+    for match in _VARIABLE.finditer(path):
+        word += _literal(path[at : match.start()]) + f'"${{{match[1] or match[2]}}}"'
+        at = match.end()
+    return word + _literal(path[at:])
+
+
+def _literal(text: str) -> str:
+    return quote(text) if text else ""
+
+
+def greet(spooldir: str) -> str:
+    """Make the spool directory, see that it can be written, and tell who and where we are."""
+    return f"""umask 077
+spool={expand(spooldir)}
+mkdir -p -- "$spool" && cd -- "$spool" && spool=$(pwd -P) && : > ".probe.$$" && rm -f ".probe.$$" || exit 1
+chmod 700 . 2>/dev/null
+printf 'spool=%s\\nuser=%s\\nuid=%s\\ntime=%s\\n' "$spool" "$(id -un)" "$(id -u)" "$(date +%s)"
+"""
+
+
+def submit(
+    spool: str,
+    jobs: Iterable[tuple[str, str]],
+    *,
+    outer: str,
+    kept: str,
+    give_up: Sequence[str],
+    prelude: str = "",
+) -> Sections:
+    """Unpack the sandboxes that come on standard input, then submit each.
+
+    Parameters
+    ----------
+    spool : str
+        The spool directory.
+    jobs : iterable of (str, str)
+        Token and submit command (shell words) of each job.
+    outer, kept : str
+        Shell patterns: variables of an outer job to unset, and exceptions.
+    give_up : sequence of str
+        What the submit command says when asking on would be of no use now.
+    prelude : str
+        Shell text to run before the first submission.
+    """
+    sections = Sections()
+    listed = "".join(f"{lines([token]).strip()} {command}\n" for token, command in jobs)
+    signs = "|".join(f"*{quote(sign)}*" for sign in give_up) or "''"
+    sections.text = f"""cd {quote(spool)} || exit {NO_SPOOL}
+tar -xpf - || exit {UNPACKING_FAILED}
+{_scrub(outer, kept)}
+{prelude}
+host=$(uname -n)
+stop=
+while IFS=' ' read -r token command; do
+  [ -z "$stop" ] || continue
+  own=$token/{RESERVED}
+  printf '%s %s\\n' "$$" "$host" > "$own/asked" || continue
+  answer=$(cd "$token" && eval "$command {RESERVED}/script" 2>{RESERVED}/submit.err </dev/null)
+  code=$?
+  printf '%s\\n%s\\n' "$code" "$answer" > "$own/answer"
+  printf '%s\\n' "$answer"
+  if [ -s "$own/submit.err" ]; then cat "$own/submit.err" >&2; fi
+  {sections.end('"$token"', '"$code"')}
+  [ "$code" -eq 0 ] && continue
+  case $answer$(cat "$own/submit.err") in {signs}) stop=yes ;; *) rm -rf "./$token" ;; esac
+done <<'.'
+{listed}.
+"""
+    return sections
+
+
+def _scrub(outer: str, kept: str) -> str:
+    """Unset the variables of an outer job, so that they do not reach the new one."""
+    if not outer:
+        return ""
+    return f"""for name in $(env | sed -n 's/^\\([A-Za-z_][A-Za-z0-9_]*\\)=.*/\\1/p'); do
+  case $name in {kept or "''"}) ;; {outer}) unset "$name" ;; esac
+done"""
+
+
+@attrs.frozen
+class Trace:
+    """What a sandbox tells about the submission of its job.
+
+    Parameters
+    ----------
+    owner : str
+        Native id that the job itself wrote when it started; empty without.
+    asked : bool
+        Whether the submit command was called.
+    submitter_alive : bool
+        Whether the program that called it still runs.
+    age : float
+        Seconds since it was called.
+    exitcode : int, optional
+        Its exit code, once it ended.
+    answer : str
+        What it printed.
+    """
+
+    owner: str = ""
+    asked: bool = False
+    submitter_alive: bool = False
+    age: float = 0.0
+    exitcode: int | None = None
+    answer: str = ""
+
+
+def recover(spool: str, tokens: Iterable[str]) -> str:
+    """Look for traces of submissions in sandboxes."""
+    return f"""cd {quote(spool)} || exit {NO_SPOOL}
+host=$(uname -n) now=$(date +%s)
+while IFS= read -r token; do
+  own=$token/{RESERVED}
+  [ -d "$own" ] || continue
+  printf '@%s\\n' "$token"
+  if [ -f "$own/owner" ]; then IFS= read -r line < "$own/owner"; printf 'owner=%s\\n' "$line"; fi
+  if [ -f "$own/asked" ]; then
+    pid= where=
+    IFS=' ' read -r pid where < "$own/asked"
+    if [ "$where" = "$host" ] && kill -0 "$pid" 2>/dev/null; then echo alive=yes; fi
+    printf 'age=%s\\n' "$((now - $(stat -c %Y "$own/asked")))"
+  fi
+  if [ -f "$own/answer" ]; then
+    code=
+    {{ IFS= read -r code; printf 'code=%s\\n' "$code"; while IFS= read -r line; do printf 'answer=%s\\n' "$line"; done; }} < "$own/answer"
+  fi
+done <<'.'
+{lines(tokens)}.
+"""
+
+
+def parse_recover(answer: Completed) -> dict[str, Trace]:
+    """Read the answer of `recover`."""
+    if answer.exitcode not in (0, NO_SPOOL):
+        raise ConnectionLost("the sandboxes could not be looked at")
+    found = {}
+    for block in ("\n" + answer.out).split("\n@")[1:]:
+        token, *rest = block.splitlines()
+        pairs = [line.partition("=")[::2] for line in rest]
+        fields = dict(pairs)
+        found[token] = Trace(
+            owner=fields.get("owner", ""),
+            asked="age" in fields,
+            submitter_alive="alive" in fields,
+            age=float(_number(fields.get("age", ""))),
+            exitcode=_number(fields["code"]) if fields.get("code", "").isdigit() else None,
+            answer="\n".join(value for key, value in pairs if key == "answer"),
+        )
+    return found
+
+
+def _number(text: str) -> int:
+    return int(text) if re.fullmatch(r"-?\d{1,12}", text) else 0
+
+
+def collect(spool: str, names: Iterable[str]) -> str:
+    """Send files as a tar archive; those that do not exist are left out."""
+    words = " ".join(quote(name) for name in names)
+    return f"{CLEAN}cd {quote(spool)} || exit {NO_SPOOL}\ntar -cf - -- {words}\n"

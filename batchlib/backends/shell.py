@@ -1,0 +1,207 @@
+"""Plain processes on the frontend itself: no batch system, but the same promises.
+
+Each job is a session of its own, started so that it survives the end of the client and of its connection. The
+job script watches over itself (``templates/shell.sh.j2``): it enforces walltime and memory on all processes of
+the session. Which processes run, and since when, is read from ``/proc``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from ..application import RESERVED, Application
+from ..errors import SystemUnavailable
+from ..quantity import Duration, Memory
+from ..run import Accounting, Reason, State
+from ..transport.shell import Completed
+from .base import Answer, Outcome, ResourceStatus
+from .batch import BatchSystem, Job
+from .programs import quote
+from .verdict import JobRow
+
+_KILLED = {
+    "walltime": (State.FAILED, Reason.WALLTIME),
+    "memory": (State.FAILED, Reason.MEMORY),
+    "cancelled": (State.CANCELLED, Reason.CANCELLED_BY_USER),
+}
+#: Seconds between asking processes to end and killing them.
+_GRACE = 5
+
+# Find out about one job, without a process of our own: $alive, and $where it runs.
+_LOOK = """look() { # PID.START@HOST
+  alive= where=${1##*@} pid=${1%%.*} start=${1#*.}; start=${start%%@*}
+  [ "$where" = "$host" ] || return 0
+  line=
+  { IFS= read -r line < "/proc/$pid/stat"; } 2>/dev/null || return 0
+  set -- ${line##*) }
+  [ "$1" = Z ] || [ "${20}" != "$start" ] || alive=yes
+}
+host=$(uname -n)
+"""
+
+
+class ShellBackend(BatchSystem):
+    """Plain processes. Parameters are those of `BatchSystem`.
+
+    `max_cores` bounds the cores of all jobs that run at a time; by default it is the number of processors. A job
+    for which there is no room is not refused: it can be submitted again later.
+    """
+
+    type = "shell"
+    commands: ClassVar[Mapping[str, str]] = {"launch": "launch"}
+    submit_command = "launch"
+    template = "shell.sh.j2"
+    jobid_pattern = r"started process (?P<jobid>\d+\.\d+@\S+)$"
+    jobid_expression = '"$BATCHLIB_JOBID"'
+    transient_submit = ("no free cores",)
+    capabilities = frozenset({"accounting"})
+
+    def submit_words(self, app: Application) -> list[str]:
+        """Call the function that `submit_prelude` defines."""
+        return ["launch", str(app.total_cores)]
+
+    def submit_prelude(self) -> str:
+        """Define how to start a job, and count the cores that are taken."""
+        cores = self.settings.max_cores or '"$(getconf _NPROCESSORS_ONLN)"'
+        return f"""{_LOOK}free={cores}
+for file in .running/*; do
+  {{ read -r jobid cores < "$file"; }} 2>/dev/null || continue
+  look "$jobid"
+  if [ -n "$alive" ]; then free=$((free - cores)); else rm -f "$file"; fi
+done
+launch() {{ # cores script
+  if [ "$1" -gt "$(cat ../.free)" ]; then echo "no free cores here now" >&2; return 75; fi
+  echo "$(($(cat ../.free) - $1))" > ../.free
+  setsid nohup {quote(self.settings.shell)} "$2" </dev/null >{RESERVED}/log 2>&1 3>&- &
+  IFS= read -r line < "/proc/$!/stat" || return 1
+  set -- ${{line##*) }}
+  echo "started process $!.${{20}}@$host"
+}}
+echo "$free" > .free
+"""
+
+    def queue_command(self, jobs: Sequence[Job]) -> str:
+        """Look which jobs live; of the others print what their scripts wrote at the end."""
+        listed = "".join(f"{job.jobid} {job.token}\n" for job in jobs)
+        return f"""cd {quote(self.spool)} || exit
+{_LOOK}while read -r jobid token; do
+  look "$jobid"
+  if [ "$where" != "$host" ]; then echo "$jobid elsewhere"
+  elif [ -n "$alive" ]; then echo "$jobid running"
+  elif [ -f "$token/{RESERVED}/ended" ]; then
+    echo "$jobid ended"
+    while IFS= read -r line; do echo "$jobid $line"; done < "$token/{RESERVED}/ended"
+  fi
+done <<'.'
+{listed}.
+"""
+
+    def parse_queue(self, answer: Completed) -> dict[str, JobRow]:
+        """Read what was found out."""
+        if answer.exitcode != 0:
+            raise SystemUnavailable(f"the processes could not be listed: {answer.err.strip()[-300:]}")
+        facts: dict[str, dict[str, str]] = {}
+        for line in answer.out.splitlines():
+            jobid, _, fact = line.partition(" ")
+            key, _, value = fact.partition("=")
+            facts.setdefault(jobid, {})[key] = value
+        return {jobid: _row(jobid, fact) for jobid, fact in facts.items()}
+
+    def lookup_commands(self, names: Sequence[str]) -> dict[str, str]:
+        """Look nowhere: a job that started has written its id into its sandbox."""
+        return {}
+
+    def parse_lookup(self, parts: Mapping[str, Completed]) -> dict[str, str]:
+        """Find nothing."""
+        return {}
+
+    def cancel_command(self, jobs: Sequence[Job]) -> str:
+        """End all processes of the jobs' sessions, and those that left their session but carry its mark."""
+        listed = "".join(f"{job.jobid} {job.token}\n" for job in jobs)
+        marks = "".join(f"BATCHLIB_TOKEN={job.token}\n" for job in jobs)
+        return f"""cd {quote(self.spool)} || exit
+{_LOOK}sessions=
+while read -r jobid token; do
+  look "$jobid"
+  if [ "$where" != "$host" ]; then echo "$jobid elsewhere"; continue; fi
+  [ -n "$alive" ] || {{ echo "$jobid ended"; continue; }}
+  echo cancelled > "$token/{RESERVED}/killed"
+  sessions="$sessions $pid"
+  echo "$jobid cancelled"
+done <<'.'
+{listed}.
+[ -n "$sessions" ] || exit 0
+end() {{ # signal: all but the leaders, which have to write how it ended
+  {{
+    ps -e -o pid= -o sid= | awk -v list="$sessions" '
+      BEGIN {{ split(list, s); for (i in s) is[s[i]] = 1 }} ($2 in is) && !($1 in is) {{ print $1 }}'
+    grep -alF -f - /proc/[0-9]*/environ 2>/dev/null <<'.' | sed 's,/proc/,,; s,/environ,,'
+{marks}.
+  }} | sort -u | while read -r pid; do
+    case " $sessions " in *" $pid "*) ;; *) kill -s "$1" "$pid" 2>/dev/null; kill -s CONT "$pid" 2>/dev/null ;; esac
+  done
+}}
+end TERM
+(trap '' HUP; sleep {_GRACE}; end KILL) </dev/null >/dev/null 2>&1 &
+"""
+
+    def parse_cancel(self, answer: Completed, jobs: Sequence[Job]) -> dict[str, Answer]:
+        """Read which jobs were found."""
+        if answer.exitcode != 0:
+            raise SystemUnavailable(f"the processes could not be ended: {answer.err.strip()[-300:]}")
+        outcomes = {"ended": Outcome.ALREADY_ENDED, "cancelled": Outcome.DONE}
+        found = {}
+        for line in answer.out.splitlines():
+            jobid, _, fact = line.partition(" ")
+            if fact == "elsewhere":
+                where = jobid.partition("@")[2]
+                error = SystemUnavailable(f"the job runs on {where}: reach that host to cancel it", resource=self.name)
+                found[jobid] = Answer(Outcome.UNKNOWN, error)
+            elif fact in outcomes:
+                found[jobid] = Answer(outcomes[fact])
+        return found
+
+    def version_command(self) -> str:
+        """Ask for the operating system."""
+        return "uname -sr"
+
+    def get_resource_status(self) -> ResourceStatus:
+        """Count processors, and the cores that our jobs have."""
+        answer = self._ask(
+            f"cd {quote(self.spool)} || exit\n{_LOOK}"
+            "echo $(getconf _NPROCESSORS_ONLN)\n"
+            'for file in .running/*; do { read -r jobid cores < "$file"; } 2>/dev/null || continue\n'
+            'look "$jobid"; [ -z "$alive" ] || echo "$cores"; done'
+        )
+        numbers = [int(line) for line in answer.out.split() if line.isdigit()] or [0]
+        total = self.settings.max_cores or numbers[0]
+        return ResourceStatus(
+            cores=total, free_cores=max(0, total - sum(numbers[1:])), own_running=len(numbers) - 1
+        )
+
+
+def _row(jobid: str, facts: Mapping[str, str]) -> JobRow:
+    """Judge one job by what was printed of it."""
+    if "running" in facts:
+        return JobRow(jobid, State.RUNNING, "running")
+    if "elsewhere" in facts:
+        return JobRow(jobid, State.UNDETERMINED, f"runs on {jobid.partition('@')[2]}")
+    code = int(facts["code"]) if re.fullmatch(r"\d{1,3}", facts.get("code", "")) else None
+    state, reason = _KILLED.get(facts.get("killed", ""), (State.FAILED if code else State.DONE, Reason.EXITED))
+    signal = code - 128 if code is not None and code > 128 else None
+    accounting = Accounting(
+        max_memory=Memory(f"{facts['peak']} KiB") if facts.get("peak", "").isdigit() else None,
+        started=_number(facts.get("started")),
+        ended=_number(facts.get("ended")),
+    )
+    if accounting.started is not None and accounting.ended is not None and accounting.ended >= accounting.started:
+        accounting.wall_time = Duration.of(accounting.ended - accounting.started, "s")
+    native = f"ended ({facts['killed']})" if facts.get("killed") else "ended"
+    exitcode = None if signal else code
+    return JobRow(jobid, state, native, reason, exitcode, signal, accounting=accounting)
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text and text.isdigit() else None

@@ -1,0 +1,211 @@
+"""From evidence to a state: what is known of a job, and what may be concluded from it.
+
+A job ends by evidence only: its own status file, or a row of the batch system that says how it ended. Gone from
+the queue is not ended, and no answer is no evidence. While the queue knows a job to be live, the queue wins.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from ..quantity import Duration
+from ..run import Accounting, Reason, Run, State
+from ..sandbox import Status
+
+
+@attrs.frozen
+class JobRow:
+    """What a batch system's listing or accounting says of one job.
+
+    Parameters
+    ----------
+    jobid : str
+        Its id.
+    state : State
+        What the native state means.
+    native_state : str
+        The native state, with the native reason where there is one.
+    reason : Reason, optional
+        Why it ended, as far as the native state tells.
+    exitcode, signal : int, optional
+        How its script ended, as far as the batch system tells.
+    name : str
+        Its name in the queue.
+    accounting : Accounting
+        What it used.
+    """
+
+    jobid: str
+    state: State
+    native_state: str = ""
+    reason: Reason | None = None
+    exitcode: int | None = None
+    signal: int | None = None
+    name: str = ""
+    accounting: Accounting = attrs.Factory(Accounting)
+
+
+@attrs.frozen
+class Verdict:
+    """What is to be believed of a job now.
+
+    Parameters
+    ----------
+    state : State
+        Its state.
+    native_state : str
+        The batch system's words.
+    reason, exitcode, signal
+        How it ended, once it has.
+    note : str
+        A line for its history.
+    """
+
+    state: State
+    native_state: str = ""
+    reason: Reason | None = None
+    exitcode: int | None = None
+    signal: int | None = None
+    note: str = ""
+
+
+#: Ends that the batch system brought about: its word on why counts more than how the command took it.
+_IMPOSED = frozenset(
+    {
+        Reason.WALLTIME,
+        Reason.MEMORY,
+        Reason.CPU_TIME,
+        Reason.NODE_FAILURE,
+        Reason.PREEMPTED,
+        Reason.START_FAILURE,
+        Reason.DEADLINE,
+        Reason.CANCELLED_BY_USER,
+        Reason.CANCELLED_BY_SYSTEM,
+    }
+)
+
+
+def judge(
+    run: Run,
+    queue: JobRow | None,
+    accounting: JobRow | None,
+    status: Status | None,
+    *,
+    now: float,
+    patience: float,
+    walltime: Duration | None = None,
+) -> Verdict | None:
+    """Conclude what state a job is in.
+
+    Parameters
+    ----------
+    run : Run
+        What was believed so far.
+    queue, accounting : JobRow, optional
+        What the listing and the accounting say; None when they answered and do not know it.
+    status : Status, optional
+        What its own script wrote.
+    now : float
+        The time, in seconds since the epoch.
+    patience : float
+        Seconds to wait for evidence of a job that is gone from the queue.
+    walltime : Duration, optional
+        How long it was allowed to run.
+
+    Returns
+    -------
+    Verdict or None
+        None: nothing new can be concluded.
+    """
+    if queue is not None and not queue.state.final:
+        return _live(run, queue, status)
+    final = queue if queue is not None else accounting if accounting and accounting.state.final else None
+    if final is not None and accounting is not None and accounting.state.final:
+        final = _merge(final, accounting)
+    if final is not None:
+        return _ended(run, final, status)
+    waited = now - run.unseen_since if run.unseen_since is not None else 0.0
+    if status is not None and (_clean(status) or waited >= patience or run.cancel_requested):
+        return _ended_by_itself(run, status, walltime)
+    if status is None and accounting is not None and accounting.state is not State.UNDETERMINED:
+        # the listing left it out, the accounting says it is live: an empty answer is no evidence
+        return Verdict(accounting.state, accounting.native_state)
+    if waited < patience:
+        return Verdict(State.ENDED_NO_STATUS, run.native_state, note="gone from the queue; waiting for how it ended")
+    if run.cancel_requested:
+        return Verdict(State.CANCELLED, run.native_state, Reason.CANCELLED_BY_USER)
+    return Verdict(
+        State.LOST,
+        run.native_state,
+        Reason.LOST,
+        note="neither queue, accounting nor its own status file know how it ended",
+    )
+
+
+def _live(run: Run, row: JobRow, status: Status | None) -> Verdict:
+    state = row.state
+    if status is not None and state is State.RUNNING:
+        state = State.COMPLETING
+    has_run = State.RUNNING in run.timestamps
+    if has_run and state is State.QUEUED:
+        state = State.REQUEUED
+    elif has_run and state is State.HELD:
+        state = State.REQUEUED_HELD
+    return Verdict(state, row.native_state)
+
+
+def _merge(row: JobRow, accounting: JobRow) -> JobRow:
+    """Fill in what the listing leaves open: who cancelled, and exit status."""
+    if row.exitcode is None and row.signal is None:
+        row = attrs.evolve(row, exitcode=accounting.exitcode, signal=accounting.signal)
+    if row.reason in (None, Reason.CANCELLED_BY_SYSTEM) and accounting.reason is not None:
+        row = attrs.evolve(row, reason=accounting.reason)
+    return row
+
+
+def _ended(run: Run, row: JobRow, status: Status | None) -> Verdict:
+    """Conclude from a row that says the job ended, together with what its script wrote."""
+    exitcode, signal = (row.exitcode, row.signal) if status is None else (status.exitcode, status.signal)
+    imposed = row.reason in _IMPOSED
+    if imposed and status is not None and _clean(status) and row.reason is not Reason.MEMORY:
+        # the command had ended by itself before the batch system struck
+        imposed = False
+    if imposed:
+        reason = row.reason
+        if row.state is State.CANCELLED and run.cancel_requested:
+            reason = Reason.CANCELLED_BY_USER
+        return Verdict(row.state, row.native_state, reason, exitcode, signal)
+    if row.state is State.OMITTED:
+        return Verdict(row.state, row.native_state, Reason.DEPENDENCY)
+    if status is None and row.state is State.DONE:
+        return Verdict(State.DONE, row.native_state, Reason.EXITED, 0)
+    return _by_exit(row.native_state, exitcode, signal, status)
+
+
+def _ended_by_itself(run: Run, status: Status, walltime: Duration | None) -> Verdict:
+    """Conclude from the status file alone."""
+    if not _clean(status):
+        elapsed = (status.ended or 0) - (status.started or 0)
+        if run.cancel_requested:
+            return Verdict(
+                State.CANCELLED, run.native_state, Reason.CANCELLED_BY_USER, status.exitcode, status.signal
+            )
+        if walltime is not None and elapsed >= walltime.seconds:
+            return Verdict(State.FAILED, run.native_state, Reason.WALLTIME, status.exitcode, status.signal)
+    return _by_exit(run.native_state, status.exitcode, status.signal, status)
+
+
+def _by_exit(native: str, exitcode: int | None, signal: int | None, status: Status | None) -> Verdict:
+    if status is not None and status.phase == "prologue":
+        note = "the prologue ended the job before its command was started"
+        return Verdict(State.FAILED, native, Reason.START_FAILURE, exitcode, signal, note)
+    if signal:
+        return Verdict(State.FAILED, native, Reason.SIGNALLED, None, signal)
+    if exitcode == 0:
+        return Verdict(State.DONE, native, Reason.EXITED, 0)
+    return Verdict(State.FAILED, native, Reason.EXITED, exitcode)
+
+
+def _clean(status: Status) -> bool:
+    """Tell whether the command ended on its own account."""
+    return not status.caught and status.signal is None

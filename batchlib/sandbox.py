@@ -1,0 +1,279 @@
+"""The job's directory on the cluster: its name, what goes in, what comes out, and its status file.
+
+::
+
+    SPOOL/
+      TOKEN/             one job's sandbox
+        .batchlib/       script, log, owner, submitted, status
+        ...              inputs, stdout, stderr, outputs
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import attrs
+
+from .application import EVERYTHING, RESERVED, Application
+from .errors import DataStagingError, InvalidValue
+from .quantity import Duration
+from .transport.archive import Entry, entries_of
+
+#: No vowels, so that no words arise; no letters that look like digits.
+_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
+_TOKEN = re.compile(f"b[{_ALPHABET}]{{15}}")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
+_TIMES = re.compile(r"(\d+)m([\d.]+)s")
+
+#: Name, in the sandbox, of the file with a job's standard input.
+STDIN = f"{RESERVED}/stdin"
+#: Name of the file with what the batch system and the job script themselves have to say.
+LOG = f"{RESERVED}/log"
+
+
+def new_token() -> str:
+    """Make the name of a sandbox: unique in the world, and good as a file name and in a job's name."""
+    return "b" + "".join(secrets.choice(_ALPHABET) for _ in range(15))
+
+
+def check_token(token: str) -> str:
+    """Refuse a name that we did not make: paths are built from it and removed by it."""
+    if not _TOKEN.fullmatch(token):
+        raise InvalidValue(f"{token!r} is no name of a sandbox")
+    return token
+
+
+def unique_name(jobname: str, token: str, length: int) -> str:
+    """Make the name under which a job is queued: readable for people, and unique, so that it can be looked up.
+
+    Parameters
+    ----------
+    jobname : str
+        The name that the user gave.
+    token : str
+        The sandbox's name.
+    length : int
+        Characters that the batch system allows.
+    """
+    readable = _UNSAFE.sub("_", jobname).strip("_.-")[: max(0, length - len(token) - 1)]
+    return f"{readable}.{token}" if readable else token
+
+
+def entries(app: Application, token: str, script: str) -> Iterator[Entry]:
+    """List all that goes into a job's sandbox.
+
+    Parameters
+    ----------
+    app : Application
+        The job.
+    token : str
+        Its sandbox.
+    script : str
+        The text of its job script.
+    """
+    yield Entry(token, None)
+    yield Entry(f"{token}/{RESERVED}", None)
+    yield Entry(f"{token}/{RESERVED}/script", script.encode("utf-8", "surrogateescape"), 0o700)
+    if app.stdin is not None:
+        yield from entries_of(Path(app.stdin), f"{token}/{STDIN}")
+    directories: set[str] = set()
+    for local, remote in app.inputs.items():
+        name = f"{token}/{remote}"
+        yield from _parents(name, directories)
+        for entry in entries_of(Path(local), name):
+            if isinstance(entry.source, Path) and _is_command(app, remote):
+                entry = attrs.evolve(entry, mode=entry.source.stat().st_mode & 0o777 | 0o700)
+            yield entry
+    for name in (app.stdout, app.stderr):
+        yield from _parents(f"{token}/{name}", directories)
+
+
+def _parents(name: str, known: set[str]) -> Iterator[Entry]:
+    """List the directories above `name`, but for its sandbox, that were not listed yet."""
+    parts = name.split("/")
+    for depth in range(2, len(parts)):
+        directory = "/".join(parts[:depth])
+        if directory not in known:
+            known.add(directory)
+            yield Entry(directory, None)
+
+
+def _is_command(app: Application, remote: str) -> bool:
+    command = app.arguments[0]
+    return command.startswith("./") and command[2:] == remote
+
+
+def wanted_outputs(app: Application) -> dict[str, str]:
+    """Give what has to be fetched for a job: names in the sandbox, and names in the output directory."""
+    names = dict(app.outputs)
+    if EVERYTHING in names:
+        return {EVERYTHING: ""}
+    names.setdefault(app.stdout, app.stdout)
+    if not app.join:
+        names.setdefault(app.stderr, app.stderr)
+    return names
+
+
+def local_name(app: Application, member: str) -> str | None:
+    """Give the local name of something in the sandbox, or None for what is not wanted.
+
+    Parameters
+    ----------
+    app : Application
+        The job.
+    member : str
+        A path relative to the sandbox.
+    """
+    if member == RESERVED or member.startswith(RESERVED + "/"):
+        return None
+    wanted = wanted_outputs(app)
+    if EVERYTHING in wanted:
+        return member
+    for remote, local in wanted.items():
+        remote = remote.rstrip("/")
+        if member == remote or member.startswith(remote + "/"):
+            return local.rstrip("/") + member[len(remote) :]
+    return None
+
+
+@attrs.frozen
+class Status:
+    """What a job's script wrote of its own end.
+
+    Parameters
+    ----------
+    exitcode : int, optional
+        Exit code of the command; None after a death by signal.
+    signal : int, optional
+        Signal that the command died of.
+    caught : str
+        Signal that the batch system sent to the script, such as ``TERM``; empty without.
+    phase : str
+        ``command``, or ``prologue`` when that ended the job before the command was started.
+    host : str
+        Where it ran.
+    started, ended : float, optional
+        Times, in seconds since the epoch, by that machine's clock.
+    cpu_time : Duration, optional
+        Processor time of the command and its children.
+    """
+
+    exitcode: int | None = None
+    signal: int | None = None
+    caught: str = ""
+    phase: str = "command"
+    host: str = ""
+    started: float | None = None
+    ended: float | None = None
+    cpu_time: Duration | None = None
+
+
+def parse_status(text: str) -> Status | None:
+    """Read a status file; None when it is not complete."""
+    found = dict(line.partition("=")[::2] for line in text.splitlines() if "=" in line)
+    code = _integer(found.get("code"))
+    if code is None or found.get("complete") != "yes":
+        return None
+    signalled = found.get("signalled") == "yes"
+    return Status(
+        exitcode=None if signalled else code,
+        signal=code - 128 if signalled else None,
+        caught=found.get("caught", ""),
+        phase=found.get("phase", "command"),
+        host=found.get("host", ""),
+        started=_integer(found.get("started")),
+        ended=_integer(found.get("ended")),
+        cpu_time=_cpu_time(found.get("times", "")),
+    )
+
+
+def _integer(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdigit() else None
+
+
+def _cpu_time(text: str) -> Duration | None:
+    """Read user and system time as the shell's ``times`` prints them: ``0m1.20s 0m0.03s``."""
+    parts = _TIMES.findall(text)
+    if len(parts) != 2:
+        return None
+    try:
+        return Duration.of(sum(60 * int(minutes) + float(seconds) for minutes, seconds in parts), "s")
+    except ValueError:
+        return None
+
+
+def statuses(text: str) -> dict[str, Status]:
+    """Read the answer of `status_program`: the status of each sandbox that has one."""
+    found: dict[str, Status] = {}
+    for block in ("\n" + text).split("\n@")[1:]:
+        token, _, content = block.partition("\n")
+        status = parse_status(content)
+        if status is not None and _TOKEN.fullmatch(token):
+            found[token] = status
+    return found
+
+
+def status_program(spool: str, tokens: Iterable[str]) -> str:
+    """Make the shell text that prints the status files of many sandboxes, without a process for each."""
+    return f"""cd {spool} || exit
+while IFS= read -r token; do
+  file=$token/{RESERVED}/status
+  [ -f "$file" ] || continue
+  printf '@%s\\n' "$token"
+  while IFS= read -r line; do printf '%s\\n' "$line"; done < "$file"
+done <<'.'
+{lines(tokens)}.
+"""
+
+
+def remove_program(spool: str, tokens: Iterable[str]) -> str:
+    """Make the shell text that removes sandboxes; what is not there is no error."""
+    return f"""cd {spool} || exit
+while IFS= read -r token; do rm -rf -- "./$token"; done <<'.'
+{lines(tokens)}.
+"""
+
+
+def lines(tokens: Iterable[str]) -> str:
+    """List tokens one a line, for a here-document."""
+    return "".join(check_token(token) + "\n" for token in tokens)
+
+
+def missing(app: Application, came: Iterable[str]) -> list[str]:
+    """List the outputs that were asked for and are not among the names that came.
+
+    Parameters
+    ----------
+    app : Application
+        The job.
+    came : iterable of str
+        Paths relative to the sandbox.
+    """
+    names = set(came)
+    return [
+        name for name in app.outputs if name != EVERYTHING and not any(_covers(name, found) for found in names)
+    ]
+
+
+def _covers(name: str, found: str) -> bool:
+    name = name.rstrip("/")
+    return found == name or found.startswith(name + "/")
+
+
+def check_room(text: str) -> DataStagingError | None:
+    """Recognise a full or read-only file system in what a tool said."""
+    for sign, what in _NO_ROOM.items():
+        if sign in text:
+            return DataStagingError(f"the spool directory can't be written: {what}")
+    return None
+
+
+_NO_ROOM: Mapping[str, str] = {
+    "No space left": "its file system is full",
+    "Disk quota exceeded": "your quota is used up",
+    "Read-only file system": "its file system is read-only",
+    "Permission denied": "permission denied",
+}
