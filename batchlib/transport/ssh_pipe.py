@@ -1,0 +1,150 @@
+"""The streams of programs in the sessions of an SSH connection, and room for them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import paramiko
+
+from ..errors import ConnectionLost
+from .base import STDERR, STDOUT, Pipe
+from .paramiko_safe import SafeChannel
+
+if TYPE_CHECKING:
+    from .ssh_connection import Connection
+
+#: Bytes of one message: OpenSSH takes packets of 32 KiB, 64 bytes of which are headers.
+_BLOCK = 32704
+#: Seconds after which a server that refused a session is thought able to bear one more.
+_RECOVERY = 30.0
+
+
+class Gate:
+    """Counts the sessions of a connection, and waits for one to end where there are as many as may be.
+
+    Parameters
+    ----------
+    most : int
+        Sessions at a time.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._limit = most
+        self._narrowed_at = 0.0
+        self._inside = 0
+        self._changed = threading.Condition()
+
+    def enter(self, deadline: float) -> int | None:
+        """Wait for room; give the number of others that are inside, None when there was no room in time."""
+        with self._changed:
+            while self._inside >= self._room():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                self._changed.wait(min(left, 1.0))
+            self._inside += 1
+            return self._inside - 1
+
+    def leave(self) -> None:
+        """Make room for somebody else."""
+        with self._changed:
+            self._inside -= 1
+            self._changed.notify()
+
+    def narrow(self, limit: int) -> None:
+        """Note how many the server bears; it may have been slow to see the end of one, so only for a while."""
+        with self._changed:
+            self._limit = max(1, limit)
+            self._narrowed_at = time.monotonic()
+
+    def _room(self) -> int:
+        recovered = int((time.monotonic() - self._narrowed_at) / _RECOVERY)
+        return min(self._most, self._limit + recovered)
+
+
+class ChannelPipe(Pipe):
+    """The streams of a program in a session of a connection.
+
+    Parameters
+    ----------
+    connection : Connection
+        The connection.
+    channel : SafeChannel
+        The session, with the program started.
+    """
+
+    def __init__(self, connection: Connection, channel: SafeChannel) -> None:
+        self._connection = connection
+        self._channel = channel
+        self._pid = os.getpid()
+        self._news = threading.Event()
+        self._open = {STDOUT: channel.in_buffer, STDERR: channel.in_stderr_buffer}
+        self._closing = threading.Lock()
+        # how often a waiting thread looks after the connection
+        self._interval = connection.settings.keepalive / 4
+        channel.settimeout(self._interval)
+        channel.notify(self._news)
+
+    def write(self, data: bytes) -> None:
+        """Send all of `data` to the program."""
+        for start in range(0, len(data), _BLOCK):
+            block = data[start : start + _BLOCK]
+            while block:
+                block = block[self._send(block) :]
+
+    def _send(self, block: bytes) -> int:
+        while os.getpid() == self._pid:
+            try:
+                sent = self._channel.send(block)
+            except TimeoutError:
+                self._connection.watch()
+                continue
+            except (OSError, EOFError, paramiko.SSHException):
+                break
+            if not sent:
+                break
+            return sent
+        raise ConnectionLost(f"the program on {self._connection.target} no longer reads its input")
+
+    def close_stdin(self) -> None:
+        """Let the program see the end of its standard input."""
+        if os.getpid() == self._pid:
+            with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+                self._channel.shutdown_write()
+
+    def read(self, timeout: float) -> tuple[int, bytes] | None:
+        """Wait for output."""
+        deadline = time.monotonic() + timeout
+        while self._open:
+            self._news.clear()
+            got = self._take()
+            left = deadline - time.monotonic()
+            if got or left <= 0:
+                return got
+            if not self._news.wait(min(left, self._interval)):
+                self._connection.watch()
+        return None
+
+    def _take(self) -> tuple[int, bytes] | None:
+        forked = os.getpid() != self._pid
+        ended = forked or self._channel.eof_received or self._channel.closed
+        for stream, buffer in self._open.items():
+            if not forked and buffer.read_ready():
+                receive = self._channel.recv if stream == STDOUT else self._channel.recv_stderr
+                # all that is there: taking a part of a large buffer moves the rest
+                return stream, receive(len(buffer))
+            if ended:
+                del self._open[stream]
+                return stream, b""
+        return None
+
+    def close(self) -> None:
+        """Give up the pipe at once."""
+        if os.getpid() == self._pid and self._closing.acquire(blocking=False):
+            with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+                self._connection.end_session(self._channel)
