@@ -259,9 +259,7 @@ def resource_settings(
             raise InvalidValue(f"there is no key {key!r}{_nearest(key, known)}")
     if "frontend" in keys and plain.get("transport", "local") == "ssh":
         plain["ssh"] = _ssh_settings(str(keys["frontend"]), ssh, directory or Path())
-    return ResourceSettings(
-        **plain, prologues=scripts["prologue"], epilogues=scripts["epilogue"], commands=native
-    )
+    return ResourceSettings(**plain, prologues=scripts["prologue"], epilogues=scripts["epilogue"], commands=native)
 
 
 def _checked(key: str, value: object, settings: type) -> object:

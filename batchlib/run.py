@@ -165,6 +165,8 @@ class Run:
         Whether its sandbox was removed.
     attempts : int
         Submissions tried so far, the current one included.
+    retried : int
+        How often it was run again after a failure.
     unseen_since : float, optional
         Since when the batch system has not known it although nothing tells its end.
     info : str
@@ -190,6 +192,7 @@ class Run:
     collected: bool = False
     freed: bool = False
     attempts: int = 0
+    retried: int = 0
     unseen_since: float | None = None
     info: str = ""
     accounting: Accounting = attrs.Factory(Accounting)

@@ -253,9 +253,7 @@ def missing(app: Application, came: Iterable[str]) -> list[str]:
         Paths relative to the sandbox.
     """
     names = set(came)
-    return [
-        name for name in app.outputs if name != EVERYTHING and not any(_covers(name, found) for found in names)
-    ]
+    return [name for name in app.outputs if name != EVERYTHING and not any(_covers(name, found) for found in names)]
 
 
 def _covers(name: str, found: str) -> bool:

@@ -24,6 +24,7 @@ from ..config import ResourceSettings, resource_settings
 from ..errors import (
     BackendError,
     BatchlibError,
+    CapacityReached,
     CommandNotFound,
     ConnectionFailed,
     DataStagingError,
@@ -110,7 +111,9 @@ class BatchSystem(Backend):
     kept_variables: ClassVar[str] = ""
     #: Characters that a job's name may have.
     name_length: ClassVar[int] = 60
-    #: What a submit command says when the batch system can't be asked now, and when it may have accepted the job.
+    #: What a submit command says when a limit on the number of jobs is reached, when the batch system can't be
+    #: asked now, and when it may have accepted the job.
+    capacity_submit: ClassVar[tuple[str, ...]] = ()
     transient_submit: ClassVar[tuple[str, ...]] = ()
     unclear_submit: ClassVar[tuple[str, ...]] = ()
     #: What it can do.
@@ -350,7 +353,7 @@ class BatchSystem(Backend):
             [(_token(app), " ".join(self.submit_words(app))) for app in apps],
             outer=self.outer_variables,
             kept=self.kept_variables,
-            give_up=(*self.transient_submit, *self.unclear_submit),
+            give_up=(*self.capacity_submit, *self.transient_submit, *self.unclear_submit),
             prelude=self.submit_prelude(),
         )
         answers: dict[Application, BatchlibError | None] = {}
@@ -377,13 +380,16 @@ class BatchSystem(Backend):
             return {app: self._revert(app, reason) for app in apps}
         parts = program.split(answer)
         for app in apps:
-            answers[app] = self._submitted(app, parts.get(_token(app)))
-        return answers
+            if _token(app) in parts:
+                answers[app] = self._submitted(app, parts[_token(app)])
+        # the program stops asking when it is of no use: what stopped it holds for those that were not asked
+        why = next((answer for answer in reversed(answers.values()) if answer is not None), None)
+        if why is None or why.kind is not Kind.TRANSIENT:
+            why = SystemUnavailable("the batch system does not answer now, so it was not asked", resource=self.name)
+        return answers | {app: self._revert(app, why) for app in apps if app not in answers}
 
-    def _submitted(self, app: Application, answer: Completed | None) -> BatchlibError | None:
+    def _submitted(self, app: Application, answer: Completed) -> BatchlibError | None:
         """Take in the answer of the submit command for one job."""
-        if answer is None:
-            return self._revert(app, SystemUnavailable("not asked, as it does not answer now", resource=self.name))
         jobid = self.jobid_in(answer.out) if answer.exitcode == 0 else None
         if jobid is not None:
             self._adopt(app, jobid)
@@ -445,6 +451,8 @@ class BatchSystem(Backend):
             return self._command_not_found(said, details)
         if answer.exitcode == 0 or any(sign in said for sign in self.unclear_submit):
             return SubmissionUnclear(f"it is not known whether the job was accepted: {said}", **details)
+        if any(sign in said for sign in self.capacity_submit):
+            return CapacityReached(f"there is no room for more jobs now: {said}", **details)
         if any(sign in said for sign in self.transient_submit):
             return SystemUnavailable(f"the batch system does not answer now: {said}", **details)
         return SubmissionRefused(f"the job was refused: {said}", **details)
@@ -572,9 +580,7 @@ class BatchSystem(Backend):
             run.unseen_since = None
         app.set_state(verdict.state, verdict.note if verdict.state is not run.state else "")
 
-    def _account(
-        self, run: Run, row: JobRow | None, record: JobRow | None, status: sandbox.Status | None
-    ) -> None:
+    def _account(self, run: Run, row: JobRow | None, record: JobRow | None, status: sandbox.Status | None) -> None:
         """Gather what is known of a job's use of the machine: the accounting first, then the listing, then the script."""
         sources = [source.accounting for source in (record, row) if source is not None]
         if status is not None:
@@ -606,7 +612,9 @@ class BatchSystem(Backend):
                 app.set_state(State.CANCELLED, "cancelled before it was submitted")
                 answers[app] = Answer(Outcome.DONE)
             elif run.jobid is None:
-                error = SubmissionUnclear("it is not known yet whether the job was accepted; try again", resource=self.name)
+                error = SubmissionUnclear(
+                    "it is not known yet whether the job was accepted; try again", resource=self.name
+                )
                 answers[app] = Answer(Outcome.UNKNOWN, error)
             else:
                 run.cancel_requested = True
@@ -867,9 +875,7 @@ def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[at : at + size] for at in range(0, len(items), size))
 
 
-def _batches(
-    names: Mapping[Application, Sequence[str]], size: int
-) -> Iterator[dict[Application, Sequence[str]]]:
+def _batches(names: Mapping[Application, Sequence[str]], size: int) -> Iterator[dict[Application, Sequence[str]]]:
     """Cut jobs into batches that name at most `size` files."""
     batch: dict[Application, Sequence[str]] = {}
     count = 0
@@ -881,4 +887,3 @@ def _batches(
         count += len(found)
     if batch:
         yield batch
-

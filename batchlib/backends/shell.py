@@ -55,7 +55,7 @@ class ShellBackend(BatchSystem):
     template = "shell.sh.j2"
     jobid_pattern = r"started process (?P<jobid>\d+\.\d+@\S+)$"
     jobid_expression = '"$BATCHLIB_JOBID"'
-    transient_submit = ("no free cores",)
+    capacity_submit = ("no free cores",)
     capabilities = frozenset({"accounting"})
 
     def submit_words(self, app: Application) -> list[str]:

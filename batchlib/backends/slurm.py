@@ -91,6 +91,13 @@ class SlurmBackend(BatchSystem):
     outer_variables = "SLURM_*|SBATCH_*|SRUN_*|PMI_*|PMIX_*"
     kept_variables = "SLURM_CONF|SLURM_CONF_SERVER|SLURM_CLUSTERS"
     name_length = 100
+    capacity_submit = (
+        "AssocMaxSubmitJobLimit",
+        "AssocGrpSubmitJobsLimit",
+        "QOSMaxSubmitJobPerUserLimit",
+        "QOSMaxSubmitJobPerAccountLimit",
+        "QOSGrpSubmitJobsLimit",
+    )
     transient_submit = (
         "Unable to contact slurm controller",
         "Zero Bytes were transmitted or received",
@@ -98,11 +105,6 @@ class SlurmBackend(BatchSystem):
         "Resource temporarily unavailable",
         "Protocol authentication error",
         "Slurm controller in standby mode",
-        "AssocMaxSubmitJobLimit",
-        "AssocGrpSubmitJobsLimit",
-        "QOSMaxSubmitJobPerUserLimit",
-        "QOSMaxSubmitJobPerAccountLimit",
-        "QOSGrpSubmitJobsLimit",
     )
     # the controller may have taken the job and been too slow to say so: seen with one that was stopped for a while
     unclear_submit = ("Socket timed out", "Unexpected message received", "Connection reset", "Transport endpoint")

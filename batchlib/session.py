@@ -1,0 +1,282 @@
+"""A named, durable set of tasks.
+
+A session is a directory with a database, which any number of processes may read and add tasks to, and a lock,
+which the one that drives the tasks holds during a cycle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from .application import Application
+from .errors import InvalidValue, SessionError, SessionLocked
+from .run import State
+
+if TYPE_CHECKING:
+    from .store import Row, Store
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_DATABASE = "session.db"
+_LOCK = "lock"
+#: How often a lock that is taken is tried again, in seconds.
+_LOCK_INTERVAL = 0.1
+
+
+def sessions_directory() -> Path:
+    """Give the directory of the sessions that are named without a path."""
+    home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return Path(home, "batchlib", "sessions")
+
+
+def session_directory(name: str | os.PathLike[str]) -> Path:
+    """Give the directory of a session.
+
+    Parameters
+    ----------
+    name : str or path
+        A name, or a path that holds a ``/``.
+
+    Raises
+    ------
+    InvalidValue
+        It is neither.
+    """
+    text = os.fspath(name)
+    if "/" in text:
+        return Path(text).expanduser().absolute()
+    if not _NAME.fullmatch(text):
+        raise InvalidValue(f"{text!r} is no name for a session: use letters, digits, and ._- , or a path with a /")
+    return sessions_directory() / text
+
+
+def session_names() -> list[str]:
+    """List the sessions that are named without a path."""
+    directory = sessions_directory()
+    if not directory.is_dir():
+        return []
+    return sorted(entry.name for entry in directory.iterdir() if (entry / _DATABASE).exists())
+
+
+class Session:
+    """A durable set of tasks; opening it again finds the same ones.
+
+    Use as a context manager, or `close` it.
+
+    Parameters
+    ----------
+    name : str or path
+        Its name, or its directory (with a ``/``); default is ``$BATCHLIB_SESSION`` or ``default``.
+    create : bool
+        Make it when there is none.
+
+    Raises
+    ------
+    SessionError
+        It can't be opened, or does not exist and `create` is false.
+    """
+
+    def __init__(self, name: str | os.PathLike[str] | None = None, *, create: bool = True) -> None:
+        chosen = os.fspath(name) if name is not None else os.environ.get("BATCHLIB_SESSION") or "default"
+        self.directory = session_directory(chosen)
+        self.name = chosen if "/" not in chosen else str(self.directory)
+        database = self.directory / _DATABASE
+        if not create and not database.exists():
+            names = session_names()
+            there = f"; there are: {', '.join(names)}" if names else ""
+            raise SessionError(f"there is no session {self.name!r}{there}")
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not os.access(self.directory, os.W_OK | os.X_OK):
+                raise PermissionError(13, "Permission denied")
+        except OSError as error:
+            raise SessionError(f"the session directory {self.directory} can't be used: {error.strerror}") from error
+        self._store: Store | None = None
+        self._apps: dict[str, Application] = {}
+        self._revisions: dict[str, int] = {}
+
+    @property
+    def store(self) -> Store:
+        """The database."""
+        if self._store is None:
+            # imported late: it takes longer than everything else together
+            from .store import Store
+
+            self._store = Store(f"sqlite:///{self.directory / _DATABASE}")
+        return self._store
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def add(self, *apps: Application) -> list[str]:
+        """Add tasks.
+
+        Local paths in them are made absolute, as tasks may be driven from anywhere later. A task without an
+        `output_dir` gets one named after its id, in the working directory.
+
+        Parameters
+        ----------
+        *apps : Application
+            Tasks that are in no session yet.
+
+        Returns
+        -------
+        list of str
+            Their ids.
+        """
+        for app in apps:
+            if app.task_id is not None:
+                raise InvalidValue(f"{app!r} is in a session already, as {app.task_id}")
+            app.inputs = {_absolute(local): remote for local, remote in app.inputs.items()}
+            app.stdin = _absolute(app.stdin) if app.stdin is not None else None
+            app.output_dir = _absolute(app.output_dir) if app.output_dir is not None else None
+        self.store.add(apps)
+        unnamed = [app for app in apps if app.output_dir is None]
+        for app in unnamed:
+            app.output_dir = _absolute(app.task_id or "")
+        if unnamed:
+            self.store.rewrite(unnamed)
+        revision = self.store.revision()
+        for app in apps:
+            self._apps[app.task_id or ""] = app
+            self._revisions[app.task_id or ""] = revision
+        return [app.task_id or "" for app in apps]
+
+    def load(self, ids: Collection[str] | None = None, states: Collection[State] | None = None) -> list[Application]:
+        """Read tasks, with whatever other processes wrote of them.
+
+        The same task is the same object every time.
+
+        Parameters
+        ----------
+        ids : collection of str, optional
+            Which; default is all.
+        states : collection of State, optional
+            Only those in one of these.
+
+        Raises
+        ------
+        TaskNotFound
+            One of `ids` is not there.
+        """
+        apps = []
+        for task_id, (loaded, revision) in self.store.load(ids, states).items():
+            app = self._apps.setdefault(task_id, loaded)
+            if app is not loaded and revision > self._revisions.get(task_id, -1):
+                app.execution = loaded.execution
+            self._revisions[task_id] = revision
+            apps.append(app)
+        return apps
+
+    def save(self, apps: Iterable[Application]) -> None:
+        """Write what became of tasks, all or none."""
+        apps = list(apps)
+        if not apps:
+            return
+        self.store.save(apps)
+        revision = self.store.revision()
+        for app in apps:
+            self._revisions[app.task_id or ""] = revision
+
+    def rows(self, ids: Collection[str] | None = None, states: Collection[State] | None = None) -> list[Row]:
+        """List tasks as they were written last."""
+        return list(self.store.rows(ids, states))
+
+    def counts(self) -> dict[State, int]:
+        """Count tasks by state."""
+        return self.store.counts()
+
+    def remove(self, apps: Iterable[Application]) -> None:
+        """Forget tasks. What they left on a cluster stays there: free it first."""
+        ids = [app.task_id for app in apps if app.task_id is not None]
+        self.store.remove(ids)
+        for task_id in ids:
+            self._apps.pop(task_id, None)
+
+    def destroy(self) -> None:
+        """Remove the session with all its tasks."""
+        self.close()
+        try:
+            shutil.rmtree(self.directory)
+        except OSError as error:
+            raise SessionError(f"the session directory {self.directory} can't be removed: {error}") from error
+
+    @contextlib.contextmanager
+    def driving(self, timeout: float = 0.0) -> Iterator[None]:
+        """Hold the session's lock: only one process at a time drives its tasks.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds to wait for it.
+
+        Raises
+        ------
+        SessionLocked
+            Another process has it; the message says which.
+        """
+        path = self.directory / _LOCK
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise SessionError(f"the session's lock {path} can't be opened: {error.strerror}") from error
+        try:
+            deadline = time.monotonic() + timeout
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise SessionLocked(f"the session {self.name} is being driven by {_holder(path)}") from None
+                    time.sleep(_LOCK_INTERVAL)
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:200]}
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps({**holder, "since": time.time()}).encode(), 0)
+            yield
+        finally:
+            # closing releases it; so does the end of the process, however it comes
+            os.close(descriptor)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+@attrs.frozen
+class _Holder:
+    pid: int
+    host: str
+    command: str
+    since: float
+
+
+def _holder(path: Path) -> str:
+    """Say who holds a lock."""
+    try:
+        holder = _Holder(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return "another process"
+    since = time.strftime("%H:%M:%S", time.localtime(holder.since))
+    return f"process {holder.pid} on {holder.host} ({holder.command}) since {since}"
