@@ -1,0 +1,1 @@
+"""Batch systems, one module each, over what is the same for all of them."""

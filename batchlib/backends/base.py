@@ -10,14 +10,14 @@ import abc
 import enum
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import IO
 
 import attrs
 
 from ..application import Application
-from ..errors import BatchlibError
-
-T = TypeVar("T")
+from ..errors import BatchlibError, JobNotFound, OperationRefused
+from ..run import State
 
 #: Called with jobs whose intent has to be safe on disk before the site hears of them.
 Journal = Callable[[Sequence[Application]], None]
@@ -203,12 +203,65 @@ class Backend(abc.ABC):
     def close(self) -> None:
         """Release the connection; a later operation makes a new one."""
 
+    # --- GC3Pie's names: the same for one job -----------------------------------------------------------
+
+    def submit_job(self, app: Application) -> Application:
+        """Submit one job; raises what went wrong."""
+        _raise(self.submit_jobs([app]), app)
+        return app
+
+    def update_job_state(self, app: Application) -> State:
+        """Bring the state of one job up to date and give it."""
+        _raise(self.update_job_states([app]), app)
+        return app.execution.state
+
+    def cancel_job(self, app: Application) -> None:
+        """End one job; raises when that is refused or the outcome is not known. An ended job is no error."""
+        answer = self.cancel_jobs([app])[app]
+        if answer.error is not None:
+            raise answer.error
+        if answer.outcome is Outcome.REFUSED:
+            raise OperationRefused("the batch system refused to cancel the job", resource=self.name)
+        if answer.outcome is Outcome.NOT_FOUND:
+            raise JobNotFound(f"the batch system does not know the job {app.execution.jobid}", resource=self.name)
+
+    def peek(
+        self,
+        app: Application,
+        remote_filename: str,
+        local_file: str | os.PathLike[str] | IO[bytes],
+        offset: int = 0,
+        size: int | None = None,
+    ) -> None:
+        """Copy a part of a file in a job's sandbox to a local file; a negative offset counts from its end."""
+        data = self.read_output(app, remote_filename, offset, size)
+        if isinstance(local_file, str | os.PathLike):
+            Path(local_file).write_bytes(data)
+        else:
+            local_file.write(data)
+
+    def get_results(
+        self,
+        app: Application,
+        download_dir: str | os.PathLike[str],
+        overwrite: bool = False,
+        changed_only: bool = True,
+    ) -> Collected:
+        """Fetch the outputs of one job into a directory."""
+        answer = self.collect_jobs({app: download_dir}, overwrite, changed_only)[app]
+        if isinstance(answer, BatchlibError):
+            raise answer
+        return answer
+
+    def free(self, app: Application) -> None:
+        """Remove the sandbox of one job that has ended."""
+        _raise(self.free_jobs([app]), app)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
 
 
-def single(answers: dict[Application, BatchlibError | None], app: Application) -> None:
-    """Raise the error, if any, of an operation on one job."""
+def _raise(answers: dict[Application, BatchlibError | None], app: Application) -> None:
     error = answers[app]
     if error is not None:
         raise error

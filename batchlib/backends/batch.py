@@ -8,58 +8,38 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import functools
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any, ClassVar, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import attrs
 
 from .. import events, sandbox
-from ..application import EVERYTHING, RESERVED, Application, check_inputs
+from ..application import RESERVED, Application
 from ..config import ResourceSettings, resource_settings
 from ..errors import (
     BackendError,
     BatchlibError,
     CapacityReached,
     CommandNotFound,
-    ConnectionFailed,
-    DataStagingError,
     InvalidOperation,
     InvalidValue,
-    JobNotFound,
-    Kind,
-    OperationRefused,
     SpoolDirectoryError,
     SubmissionRefused,
     SubmissionUnclear,
     SystemUnavailable,
     TransportError,
 )
-from ..quantity import Duration
-from ..run import Accounting, Reason, Run, State
-
-from ..transport.archive import pack, unpack
+from ..run import Reason, State
 from ..transport.shell import Completed
 from ..transport.transport import Transport, remote_file_error
-from . import programs
-from .base import Answer, Backend, Collected, Journal, Outcome, single
+from . import outputs, programs, submission
+from .base import Answer, Backend, Collected, Journal, Outcome
 from .connection import connect
 from .script import render_script
-from .verdict import JobRow, judge
-
-T = TypeVar("T")
-
-#: Jobs looked up by name with one command line.
-_LOOKUPS_AT_ONCE = 500
-#: Names of files fetched with one command line.
-_NAMES_AT_ONCE = 4000
-#: Seconds after a submission of unknown outcome before "nobody knows it" is believed: longer than any
-#: batch system's own time-out for a request (Slurm's and OpenPBS's clients give up after 10 to 60 s).
-_SUBMISSION_GRACE = 90.0
+from .verdict import JobRow, gather, judge
 
 
 @attrs.frozen
@@ -229,7 +209,7 @@ class BatchSystem(Backend):
     def _greet(self) -> None:
         """Make the spool directory and learn who and where we are."""
         before = time.time()
-        answer = self._ask(programs.greet(self.settings.spooldir))
+        answer = self.ask(programs.greet(self.settings.spooldir))
         found = dict(line.partition("=")[::2] for line in answer.out.splitlines())
         if answer.exitcode or not found.get("spool", "").startswith("/"):
             problem = remote_file_error(
@@ -258,12 +238,12 @@ class BatchSystem(Backend):
 
     def ping(self) -> None:
         """Ask the batch system for a sign of life."""
-        self.parse_queue(self._ask(self.queue_command([])))
+        self.parse_queue(self.ask(self.queue_command([])))
 
     def version(self) -> str:
         """Give name and version of the batch system."""
-        answer = self._ask(self.version_command())
-        self._check_command(answer)
+        answer = self.ask(self.version_command())
+        self.check_command(answer)
         return answer.out.strip()
 
     def supports(self, capability: str) -> bool:
@@ -297,9 +277,20 @@ class BatchSystem(Backend):
         token = app.execution.token or "TOKEN"
         spool = self._spool or self.settings.spooldir
         command = " ".join([*self.submit_words(app), f"{RESERVED}/script"])
-        return f"# cd {spool}/{token} && {command}\n{self._script(app, token, spool)}"
+        return f"# cd {spool}/{token} && {command}\n{self.script(app, token, spool)}"
 
-    def _script(self, app: Application, token: str, spool: str) -> str:
+    def script(self, app: Application, token: str, spool: str) -> str:
+        """Make the text of a job script.
+
+        Parameters
+        ----------
+        app : Application
+            The job.
+        token : str
+            Its sandbox.
+        spool : str
+            The spool directory.
+        """
         return render_script(
             app,
             self.settings,
@@ -309,104 +300,6 @@ class BatchSystem(Backend):
             jobid_expression=self.jobid_expression,
             values={"token": token, **self.header_values(app)},
         )
-
-    def submit_jobs(
-        self, apps: Sequence[Application], journal: Journal | None = None
-    ) -> dict[Application, BatchlibError | None]:
-        """Start work, exactly once: see `Backend.submit_jobs`."""
-        answers: dict[Application, BatchlibError | None] = {}
-        for app, what in check_inputs(apps).items():
-            answers[app] = DataStagingError(what)
-        for app in apps:
-            if app not in answers:
-                try:
-                    _check_new(app)
-                    self.validate(app)
-                except BatchlibError as error:
-                    answers[app] = error
-        ready = [app for app in apps if app not in answers]
-        if ready:
-            try:
-                spool = self.spool
-            except BatchlibError as error:
-                return answers | dict.fromkeys(ready, self._tell(error))
-            for app in ready:
-                self._begin(app)
-            if journal is not None:
-                journal(ready)
-            answers |= self._send(ready, spool)
-        return answers
-
-    def _begin(self, app: Application) -> None:
-        run = app.execution
-        run.token = run.token or sandbox.new_token()
-        run.resource = self.name
-        run.attempts += 1
-        run.submission_started = True
-        run.freed = run.collected = False
-        app.set_state(State.SUBMITTING, f"submitting to {self.name}")
-
-    def _send(self, apps: Sequence[Application], spool: str) -> dict[Application, BatchlibError | None]:
-        """Send all sandboxes and submit all jobs, in one stream."""
-        program = programs.submit(
-            spool,
-            [(_token(app), " ".join(self.submit_words(app))) for app in apps],
-            outer=self.outer_variables,
-            kept=self.kept_variables,
-            give_up=(*self.capacity_submit, *self.transient_submit, *self.unclear_submit),
-            prelude=self.submit_prelude(),
-        )
-        answers: dict[Application, BatchlibError | None] = {}
-        scripts = {app: self._script(app, _token(app), spool) for app in apps}
-        try:
-            entries = (entry for app in apps for entry in sandbox.entries(app, _token(app), scripts[app]))
-            answer = self.transport.send(program.text, pack(entries), idle_timeout=self.settings.timeout)
-        except DataStagingError as error:
-            # the stream was cut before its end: the program unpacks first, so nothing was submitted
-            self._discard(spool, apps)
-            return {app: self._revert(app, error) for app in apps}
-        except ConnectionFailed as error:
-            return {app: self._revert(app, self._tell(error)) for app in apps}
-        except TransportError as error:
-            unclear = SubmissionUnclear(
-                f"the connection broke in the middle of a submission ({error.message})", resource=self.name
-            )
-            return dict.fromkeys(apps, unclear)
-        if answer.exitcode == programs.UNPACKING_FAILED:
-            reason = sandbox.check_room(answer.err) or DataStagingError(
-                f"the inputs could not be written to {spool}: {answer.err.strip()[-300:]}"
-            )
-            reason.resource = self.name
-            return {app: self._revert(app, reason) for app in apps}
-        parts = program.split(answer)
-        for app in apps:
-            if _token(app) in parts:
-                answers[app] = self._submitted(app, parts[_token(app)])
-        # the program stops asking when it is of no use: what stopped it holds for those that were not asked
-        why = next((answer for answer in reversed(answers.values()) if answer is not None), None)
-        if why is None or why.kind is not Kind.TRANSIENT:
-            why = SystemUnavailable("the batch system does not answer now, so it was not asked", resource=self.name)
-        return answers | {app: self._revert(app, why) for app in apps if app not in answers}
-
-    def _submitted(self, app: Application, answer: Completed) -> BatchlibError | None:
-        """Take in the answer of the submit command for one job."""
-        jobid = self.jobid_in(answer.out) if answer.exitcode == 0 else None
-        if jobid is not None:
-            self._adopt(app, jobid)
-            return None
-        error = self.submit_error(answer)
-        return error if error.kind is Kind.UNCLEAR else self._revert(app, error)
-
-    def _adopt(self, app: Application, jobid: str) -> None:
-        app.execution.jobid = jobid
-        app.execution.unseen_since = None
-        app.set_state(State.QUEUED, f"accepted by {self.name} as {jobid}")
-
-    def _revert(self, app: Application, error: BatchlibError) -> BatchlibError:
-        """Note that a job was not submitted: it is new again, under its old token."""
-        app.execution.submission_started = False
-        app.set_state(State.NEW, f"not submitted: {error}")
-        return error
 
     def jobid_in(self, text: str) -> str | None:
         """Find the native id in the submit command's answer, or None."""
@@ -464,59 +357,26 @@ class BatchSystem(Backend):
             **details,
         )
 
-    def _discard(self, spool: str, apps: Iterable[Application]) -> None:
-        # best effort: what is left is found by its token, and overwritten by the next try
-        with contextlib.suppress(TransportError):
-            self.transport.run(sandbox.remove_program(programs.quote(spool), map(_token, apps)))
-
-    # --- recovery ------------------------------------------------------------------------------------------
+    def submit_jobs(
+        self, apps: Sequence[Application], journal: Journal | None = None
+    ) -> dict[Application, BatchlibError | None]:
+        """Start work, exactly once: see `Backend.submit_jobs`."""
+        return submission.submit(self, apps, journal)
 
     def recover_jobs(self, apps: Sequence[Application]) -> dict[Application, BatchlibError | None]:
         """Find out what became of jobs in state SUBMITTING: see `Backend.recover_jobs`."""
-        answers: dict[Application, BatchlibError | None] = {}
-        try:
-            program = programs.recover(self.spool, [_token(app) for app in apps])
-            traces = programs.parse_recover(self._ask(program))
-            asked = [app for app in apps if not self._recover_from_sandbox(app, traces.get(_token(app)), answers)]
-            if not asked:
-                return answers
-            names = {app: sandbox.unique_name(app.jobname, _token(app), self.name_length) for app in asked}
-            found: dict[str, str] = {}
-            for some in _chunks(list(names.values()), _LOOKUPS_AT_ONCE):
-                found |= self.parse_lookup(self._ask_all(self.lookup_commands(some)))
-        except BatchlibError as error:
-            return answers | {app: self._tell(error) for app in apps if app not in answers}
-        for app, name in names.items():
-            trace = traces.get(_token(app), programs.Trace())
-            if name in found:
-                self._adopt(app, found[name])
-                answers[app] = None
-            elif trace.submitter_alive or trace.age < _SUBMISSION_GRACE:
-                answers[app] = SubmissionUnclear("the batch system may still accept the job", resource=self.name)
-            else:
-                self._revert(app, SubmissionUnclear("neither queue nor accounting know it: it was never accepted"))
-                answers[app] = None
-        return answers
+        return submission.recover(self, apps)
 
-    def _recover_from_sandbox(
-        self,
-        app: Application,
-        trace: programs.Trace | None,
-        answers: dict[Application, BatchlibError | None],
-    ) -> bool:
-        """Settle one job by what its sandbox tells, if that is enough."""
-        jobid = None
-        if trace is not None:
-            jobid = trace.owner or (self.jobid_in(trace.answer) if trace.exitcode == 0 else None)
-        if jobid:
-            self._adopt(app, jobid)
-            answers[app] = None
-            return True
-        if trace is None or not trace.asked:
-            self._revert(app, SubmissionUnclear("the batch system was never asked"))
-            answers[app] = None
-            return True
-        return False
+    @staticmethod
+    def token(app: Application) -> str:
+        """Give the name of a job's sandbox.
+
+        Raises
+        ------
+        InvalidValue
+            It has none, or one that we did not make.
+        """
+        return sandbox.check_token(app.execution.token or "")
 
     # --- states --------------------------------------------------------------------------------------------
 
@@ -526,14 +386,14 @@ class BatchSystem(Backend):
         answers: dict[Application, BatchlibError | None] = dict.fromkeys(apps)
         if not live:
             return answers
-        jobs = {app: Job(app.execution.jobid or "", _token(app)) for app in live}
+        jobs = {app: Job(app.execution.jobid or "", self.token(app)) for app in live}
         try:
-            rows = self.parse_queue(self._ask(self.queue_command(list(jobs.values()))))
+            rows = self.parse_queue(self.ask(self.queue_command(list(jobs.values()))))
             gone = [app for app in live if not _is_live(rows.get(jobs[app].jobid))]
             statuses, records = self._evidence([jobs[app] for app in gone]) if gone else ({}, {})
         except BatchlibError as error:
             # no answer is no evidence: states stay as they are
-            return answers | dict.fromkeys(live, self._tell(error))
+            return answers | dict.fromkeys(live, self.tell(error))
         for app in live:
             job = jobs[app]
             self._update(app, rows.get(job.jobid), records.get(job.jobid), statuses.get(job.token))
@@ -545,7 +405,7 @@ class BatchSystem(Backend):
         command = self.accounting_command(jobs)
         if command is not None:
             asked["accounting"] = command
-        parts = self._ask_all(asked)
+        parts = self.ask_all(asked)
         records: dict[str, JobRow] = {}
         if "accounting" in parts:
             # accounting that is down or late is no evidence; the status files may be
@@ -574,28 +434,11 @@ class BatchSystem(Backend):
         if verdict is None:
             return
         run.native_state = verdict.native_state
-        self._account(run, row, record, status)
+        run.accounting = gather(record, row, status, run.accounting)
         if verdict.state.final:
             run.reason, run.exitcode, run.signal = verdict.reason, verdict.exitcode, verdict.signal
             run.unseen_since = None
         app.set_state(verdict.state, verdict.note if verdict.state is not run.state else "")
-
-    def _account(self, run: Run, row: JobRow | None, record: JobRow | None, status: sandbox.Status | None) -> None:
-        """Gather what is known of a job's use of the machine: the accounting first, then the listing, then the script."""
-        sources = [source.accounting for source in (record, row) if source is not None]
-        if status is not None:
-            wall = None
-            if status.started is not None and status.ended is not None and status.ended >= status.started:
-                wall = Duration.of(status.ended - status.started, "s")
-            own = Accounting(
-                cpu_time=status.cpu_time,
-                wall_time=wall,
-                hosts=(status.host,) if status.host else (),
-                started=status.started,
-                ended=status.ended,
-            )
-            sources.append(own)
-        run.accounting = functools.reduce(_filled, [*sources, run.accounting])
 
     # --- control -------------------------------------------------------------------------------------------
 
@@ -618,13 +461,13 @@ class BatchSystem(Backend):
                 answers[app] = Answer(Outcome.UNKNOWN, error)
             else:
                 run.cancel_requested = True
-                jobs[app] = Job(run.jobid, _token(app))
+                jobs[app] = Job(run.jobid, self.token(app))
         if not jobs:
             return answers
         try:
-            found = self.parse_cancel(self._ask(self.cancel_command(list(jobs.values()))), list(jobs.values()))
+            found = self.parse_cancel(self.ask(self.cancel_command(list(jobs.values()))), list(jobs.values()))
         except BatchlibError as error:
-            told = self._tell(error)
+            told = self.tell(error)
             return answers | {app: Answer(Outcome.UNKNOWN, told) for app in jobs}
         for app, job in jobs.items():
             answers[app] = found.get(job.jobid, Answer(Outcome.DONE))
@@ -639,7 +482,7 @@ class BatchSystem(Backend):
         """Read a part of a file in a job's sandbox."""
         if app.execution.token is None or app.execution.freed:
             raise InvalidOperation("the job has no sandbox to read from")
-        return self.transport.read(f"{self.spool}/{_token(app)}/{remote_filename}", offset, size)
+        return self.transport.read(f"{self.spool}/{self.token(app)}/{remote_filename}", offset, size)
 
     def collect_jobs(
         self,
@@ -648,151 +491,11 @@ class BatchSystem(Backend):
         changed_only: bool = True,
     ) -> dict[Application, Collected | BatchlibError]:
         """Fetch outputs, of all jobs in one stream: see `Backend.collect_jobs`."""
-        answers: dict[Application, Collected | BatchlibError] = {}
-        names: dict[Application, list[str]] = {}
-        for app in targets:
-            token = app.execution.token
-            if token is None or app.execution.freed:
-                answers[app] = InvalidOperation("the job has no sandbox to fetch from")
-            else:
-                wanted = sandbox.wanted_outputs(app)
-                names[app] = [token] if EVERYTHING in wanted else [f"{token}/{name}" for name in wanted]
-        try:
-            for batch in _batches(names, _NAMES_AT_ONCE):
-                came = self._fetch(batch, targets, overwrite, changed_only)
-                for app in batch:
-                    files = came[_token(app)]
-                    answers[app] = Collected(
-                        os.fspath(targets[app]), tuple(sorted(files)), tuple(sandbox.missing(app, files))
-                    )
-                    app.execution.collected = app.execution.state.final
-        except BatchlibError as error:
-            told = self._tell(error)
-            answers |= {app: told for app in names if app not in answers}
-        return answers
-
-    def _fetch(
-        self,
-        names: Mapping[Application, Sequence[str]],
-        targets: Mapping[Application, str | os.PathLike[str]],
-        overwrite: bool,
-        changed_only: bool,
-    ) -> dict[str, list[str]]:
-        """Unpack the files of some jobs; give the names that came, by sandbox."""
-        by_token = {_token(app): app for app in names}
-        came: dict[str, list[str]] = {token: [] for token in by_token}
-
-        def place(member: str) -> Path | None:
-            token, _, inner = member.partition("/")
-            app = by_token.get(token)
-            local = sandbox.local_name(app, inner) if app is not None and inner else None
-            if app is None or local is None:
-                return None
-            came[token].append(inner)
-            return Path(targets[app], local)
-
-        def wanted(path: Path, size: int, mtime: float) -> bool:
-            info = path.stat()
-            return overwrite or (changed_only and (info.st_size != size or int(info.st_mtime) != int(mtime)))
-
-        for target in targets.values():
-            try:
-                Path(target).mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise DataStagingError(f"cannot make the output directory {target}: {error.strerror}") from error
-        program = programs.collect(self.spool, [name for found in names.values() for name in found])
-        with self.transport.receive(program, idle_timeout=self.settings.timeout) as incoming:
-            try:
-                unpack(
-                    events.counted(self.transport, incoming, name=f"outputs of {len(names)} jobs"), place, wanted=wanted
-                )
-            finally:
-                # tar's exit code tells of files that are missing, which we see ourselves; but it has to have ended
-                for _rest in incoming:
-                    pass
-                if incoming.result.exitcode == programs.NO_SPOOL:
-                    raise SpoolDirectoryError(f"the spool directory {self.spool} is gone", resource=self.name)
-        return came
+        return outputs.collect(self, targets, overwrite, changed_only)
 
     def free_jobs(self, apps: Sequence[Application]) -> dict[Application, BatchlibError | None]:
         """Remove the sandboxes of jobs that have ended; removing twice is harmless."""
-        answers: dict[Application, BatchlibError | None] = {}
-        ready = []
-        for app in apps:
-            run = app.execution
-            if run.state.live:
-                answers[app] = InvalidOperation("the job has not ended: cancel it first")
-            elif run.token is None or run.freed:
-                answers[app] = None
-            else:
-                ready.append(app)
-        if not ready:
-            return answers
-        try:
-            program = sandbox.remove_program(programs.quote(self.spool), map(_token, ready))
-            answer = self._ask(program)
-            if answer.exitcode:
-                raise remote_file_error("cannot remove the sandboxes", answer)
-        except BatchlibError as error:
-            return answers | dict.fromkeys(ready, self._tell(error))
-        for app in ready:
-            app.execution.freed = True
-            app.execution.note("sandbox removed")
-        return answers | dict.fromkeys(ready)
-
-    # --- GC3Pie's names: one job at a time -----------------------------------------------------------------
-
-    def submit_job(self, app: Application) -> Application:
-        """Submit one job; raises what went wrong."""
-        single(self.submit_jobs([app]), app)
-        return app
-
-    def update_job_state(self, app: Application) -> State:
-        """Bring the state of one job up to date and give it."""
-        single(self.update_job_states([app]), app)
-        return app.execution.state
-
-    def cancel_job(self, app: Application) -> None:
-        """End one job; raises when that is refused or the outcome is not known. An ended job is no error."""
-        answer = self.cancel_jobs([app])[app]
-        if answer.error is not None:
-            raise answer.error
-        if answer.outcome is Outcome.REFUSED:
-            raise OperationRefused("the batch system refused to cancel the job", resource=self.name)
-        if answer.outcome is Outcome.NOT_FOUND:
-            raise JobNotFound(f"the batch system does not know the job {app.execution.jobid}", resource=self.name)
-
-    def peek(
-        self,
-        app: Application,
-        remote_filename: str,
-        local_file: str | os.PathLike[str] | IO[bytes],
-        offset: int = 0,
-        size: int | None = None,
-    ) -> None:
-        """Copy a part of a file in a job's sandbox to a local file; a negative offset counts from its end."""
-        data = self.read_output(app, remote_filename, offset, size)
-        if isinstance(local_file, str | os.PathLike):
-            Path(local_file).write_bytes(data)
-        else:
-            local_file.write(data)
-
-    def get_results(
-        self,
-        app: Application,
-        download_dir: str | os.PathLike[str],
-        overwrite: bool = False,
-        changed_only: bool = True,
-    ) -> Collected:
-        """Fetch the outputs of one job into a directory."""
-        answer = self.collect_jobs({app: download_dir}, overwrite, changed_only)[app]
-        if isinstance(answer, BatchlibError):
-            raise answer
-        return answer
-
-    def free(self, app: Application) -> None:
-        """Remove the sandbox of one job that has ended."""
-        single(self.free_jobs([app]), app)
+        return outputs.free(self, apps)
 
     def get_prologue_script(self, app: Application) -> str:
         """Give the shell text that runs before the command."""
@@ -804,19 +507,19 @@ class BatchSystem(Backend):
 
     # --- asking --------------------------------------------------------------------------------------------
 
-    def _ask(self, program: str, timeout: float | None = None) -> Completed:
+    def ask(self, program: str, timeout: float | None = None) -> Completed:
         """Run a query on the frontend, in English and UTC."""
         return self.transport.run(programs.CLEAN + program, timeout=timeout or self.settings.timeout)
 
-    def _ask_all(self, asked: Mapping[str, str]) -> dict[str, Completed]:
+    def ask_all(self, asked: Mapping[str, str]) -> dict[str, Completed]:
         """Run several queries in one round trip."""
         sections = programs.Sections()
         for name, text in asked.items():
             sections.add(name, text)
-        parts = sections.split(self._ask(sections.text))
+        parts = sections.split(self.ask(sections.text))
         return {name: programs.section(parts, name) for name in asked}
 
-    def _check_command(self, answer: Completed) -> Completed:
+    def check_command(self, answer: Completed) -> Completed:
         """Raise when a native command is missing."""
         if answer.exitcode == 127:
             raise CommandNotFound(
@@ -828,7 +531,7 @@ class BatchSystem(Backend):
             )
         return answer
 
-    def _tell(self, error: BatchlibError) -> BatchlibError:
+    def tell(self, error: BatchlibError) -> BatchlibError:
         """Put the resource's name to an error, and tell listeners when it is down."""
         error.resource = error.resource or self.name
         if isinstance(error, TransportError | SystemUnavailable):
@@ -849,41 +552,5 @@ def generic_filename_mapping(jobname: str, jobid: str, file_name: str) -> str:
     return file_name
 
 
-def _token(app: Application) -> str:
-    return sandbox.check_token(app.execution.token or "")
-
-
-def _check_new(app: Application) -> None:
-    if app.execution.state is not State.NEW:
-        raise InvalidOperation(f"only a new job can be submitted; this one is {app.execution.state.value}")
-
-
 def _is_live(row: JobRow | None) -> bool:
     return row is not None and not row.state.final
-
-
-def _filled(used: Accounting, better: Accounting) -> Accounting:
-    """Give `used` with what is unknown in it taken from `better`."""
-    known = {}
-    for field in attrs.fields(Accounting):
-        value = getattr(used, field.name)
-        known[field.name] = getattr(better, field.name) if value in (None, (), {}) else value
-    return Accounting(**known)
-
-
-def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    return (items[at : at + size] for at in range(0, len(items), size))
-
-
-def _batches(names: Mapping[Application, Sequence[str]], size: int) -> Iterator[dict[Application, Sequence[str]]]:
-    """Cut jobs into batches that name at most `size` files."""
-    batch: dict[Application, Sequence[str]] = {}
-    count = 0
-    for app, found in names.items():
-        if batch and count + len(found) > size:
-            yield batch
-            batch, count = {}, 0
-        batch[app] = found
-        count += len(found)
-    if batch:
-        yield batch

@@ -207,7 +207,11 @@ while IFS= read -r token; do
   fi
   if [ -f "$own/answer" ]; then
     code=
-    {{ IFS= read -r code; printf 'code=%s\\n' "$code"; while IFS= read -r line; do printf 'answer=%s\\n' "$line"; done; }} < "$own/answer"
+    {{
+      IFS= read -r code
+      printf 'code=%s\\n' "$code"
+      while IFS= read -r line; do printf 'answer=%s\\n' "$line"; done
+    }} < "$own/answer"
   fi
 done <<'.'
 {lines(tokens)}.
@@ -232,6 +236,23 @@ def parse_recover(answer: Completed) -> dict[str, Trace]:
             answer="\n".join(value for key, value in pairs if key == "answer"),
         )
     return found
+
+
+def abandon(spool: str, tokens: Iterable[str]) -> str:
+    """Remove sandboxes, unless their jobs have started: taking the place of the owner decides, once and for all."""
+    return f"""cd {quote(spool)} || exit {NO_SPOOL}
+while IFS= read -r token; do
+  own=$token/{RESERVED}
+  if [ -d "$own" ]; then ( set -C; echo abandoned > "$own/owner" ) 2>/dev/null || continue; fi
+  rm -rf -- "./$token" && printf 'gone %s\\n' "$token"
+done <<'.'
+{lines(tokens)}.
+"""
+
+
+def parse_abandon(answer: Completed) -> set[str]:
+    """Read which sandboxes are gone."""
+    return {line.removeprefix("gone ") for line in answer.out.splitlines() if line.startswith("gone ")}
 
 
 def _number(text: str) -> int:

@@ -169,7 +169,7 @@ end TERM
 
     def get_resource_status(self) -> ResourceStatus:
         """Count processors, and the cores that our jobs have."""
-        answer = self._ask(
+        answer = self.ask(
             f"cd {quote(self.spool)} || exit\n{_LOOK}"
             "echo $(getconf _NPROCESSORS_ONLN)\n"
             'for file in .running/*; do { read -r jobid cores < "$file"; } 2>/dev/null || continue\n'
@@ -177,9 +177,7 @@ end TERM
         )
         numbers = [int(line) for line in answer.out.split() if line.isdigit()] or [0]
         total = self.settings.max_cores or numbers[0]
-        return ResourceStatus(
-            cores=total, free_cores=max(0, total - sum(numbers[1:])), own_running=len(numbers) - 1
-        )
+        return ResourceStatus(cores=total, free_cores=max(0, total - sum(numbers[1:])), own_running=len(numbers) - 1)
 
 
 def _row(jobid: str, facts: Mapping[str, str]) -> JobRow:

@@ -119,7 +119,7 @@ class SlurmBackend(BatchSystem):
 
     def parse_queue(self, answer: Completed) -> dict[str, JobRow]:
         """Read squeue's listing."""
-        self._check_command(answer)
+        self.check_command(answer)
         if answer.exitcode != 0 or "error:" in answer.err:
             raise self._unavailable("squeue", answer)
         return {row.jobid: row for row in map(parse_queue_line, answer.out.splitlines()) if row is not None}
@@ -175,7 +175,7 @@ class SlurmBackend(BatchSystem):
 
     def parse_cancel(self, answer: Completed, jobs: Sequence[Job]) -> dict[str, Answer]:
         """Read scancel's complaints: it says nothing of jobs that it cancelled, or that had ended."""
-        self._check_command(answer)
+        self.check_command(answer)
         found: dict[str, Answer] = {}
         for line in answer.err.splitlines():
             match = _KILL_ERROR.match(line)
@@ -193,16 +193,14 @@ class SlurmBackend(BatchSystem):
 
     def ping(self) -> None:
         """Ask the controller for a sign of life."""
-        answer = self._check_command(self._ask(f"{self.command('scontrol')} ping"))
+        answer = self.check_command(self.ask(f"{self.command('scontrol')} ping"))
         if "is UP" not in answer.out:
             raise self._unavailable("scontrol ping", answer)
 
     def get_resource_status(self) -> ResourceStatus:
         """Ask sinfo for cores, and squeue for jobs."""
         squeue = f"{self.command('squeue')} -h -r -t PD,R -o '%T|%u'"
-        parts = self._ask_all(
-            {"cores": f"{self.command('sinfo')} -h -o %C", "jobs": squeue, "user": "id -un"}
-        )
+        parts = self.ask_all({"cores": f"{self.command('sinfo')} -h -o %C", "jobs": squeue, "user": "id -un"})
         for name in ("cores", "jobs"):
             if parts[name].exitcode != 0:
                 raise self._unavailable("sinfo" if name == "cores" else "squeue", parts[name])

@@ -6,6 +6,8 @@ the queue is not ended, and no answer is no evidence. While the queue knows a jo
 
 from __future__ import annotations
 
+import functools
+
 import attrs
 
 from ..quantity import Duration
@@ -187,9 +189,7 @@ def _ended_by_itself(run: Run, status: Status, walltime: Duration | None) -> Ver
     if not _clean(status):
         elapsed = (status.ended or 0) - (status.started or 0)
         if run.cancel_requested:
-            return Verdict(
-                State.CANCELLED, run.native_state, Reason.CANCELLED_BY_USER, status.exitcode, status.signal
-            )
+            return Verdict(State.CANCELLED, run.native_state, Reason.CANCELLED_BY_USER, status.exitcode, status.signal)
         if walltime is not None and elapsed >= walltime.seconds:
             return Verdict(State.FAILED, run.native_state, Reason.WALLTIME, status.exitcode, status.signal)
     return _by_exit(run.native_state, status.exitcode, status.signal, status)
@@ -209,3 +209,40 @@ def _by_exit(native: str, exitcode: int | None, signal: int | None, status: Stat
 def _clean(status: Status) -> bool:
     """Tell whether the command ended on its own account."""
     return not status.caught and status.signal is None
+
+
+def gather(record: JobRow | None, row: JobRow | None, status: Status | None, known: Accounting) -> Accounting:
+    """Put together what is known of a job's use of the machine.
+
+    Parameters
+    ----------
+    record, row : JobRow, optional
+        What accounting and listing say; the first that tells something is believed.
+    status : Status, optional
+        What the job's own script wrote.
+    known : Accounting
+        What was known before.
+    """
+    sources = [source.accounting for source in (record, row) if source is not None]
+    if status is not None:
+        wall = None
+        if status.started is not None and status.ended is not None and status.ended >= status.started:
+            wall = Duration.of(status.ended - status.started, "s")
+        own = Accounting(
+            cpu_time=status.cpu_time,
+            wall_time=wall,
+            hosts=(status.host,) if status.host else (),
+            started=status.started,
+            ended=status.ended,
+        )
+        sources.append(own)
+    return functools.reduce(_filled, [*sources, known])
+
+
+def _filled(used: Accounting, better: Accounting) -> Accounting:
+    """Give `used` with what is unknown in it taken from `better`."""
+    known = {}
+    for field in attrs.fields(Accounting):
+        value = getattr(used, field.name)
+        known[field.name] = getattr(better, field.name) if value in (None, (), {}) else value
+    return Accounting(**known)

@@ -1,0 +1,139 @@
+"""Bringing outputs back, and removing what is left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import events, sandbox
+from ..application import EVERYTHING, Application
+from ..errors import BatchlibError, DataStagingError, InvalidOperation, SpoolDirectoryError
+from ..transport.archive import unpack
+from ..transport.transport import remote_file_error
+from . import programs
+from .base import Collected
+
+if TYPE_CHECKING:
+    from .batch import BatchSystem
+
+#: Names of files fetched with one command line.
+_NAMES_AT_ONCE = 4000
+
+
+def collect(
+    system: BatchSystem,
+    targets: Mapping[Application, str | os.PathLike[str]],
+    overwrite: bool = False,
+    changed_only: bool = True,
+) -> dict[Application, Collected | BatchlibError]:
+    """Fetch the outputs of many jobs in one stream: see `Backend.collect_jobs`."""
+    answers: dict[Application, Collected | BatchlibError] = {}
+    names: dict[Application, list[str]] = {}
+    for app in targets:
+        token = app.execution.token
+        if token is None or app.execution.freed:
+            answers[app] = InvalidOperation("the job has no sandbox to fetch from")
+        else:
+            wanted = sandbox.wanted_outputs(app)
+            names[app] = [token] if EVERYTHING in wanted else [f"{token}/{name}" for name in wanted]
+    try:
+        for batch in _batches(names, _NAMES_AT_ONCE):
+            came = _fetch(system, batch, targets, overwrite, changed_only)
+            for app in batch:
+                files = came[system.token(app)]
+                answers[app] = Collected(
+                    os.fspath(targets[app]), tuple(sorted(files)), tuple(sandbox.missing(app, files))
+                )
+                app.execution.collected = app.execution.state.final
+    except BatchlibError as error:
+        told = system.tell(error)
+        answers |= {app: told for app in names if app not in answers}
+    return answers
+
+
+def _fetch(
+    system: BatchSystem,
+    names: Mapping[Application, Sequence[str]],
+    targets: Mapping[Application, str | os.PathLike[str]],
+    overwrite: bool,
+    changed_only: bool,
+) -> dict[str, list[str]]:
+    """Unpack the files of some jobs; give the names that came, by sandbox."""
+    by_token = {system.token(app): app for app in names}
+    came: dict[str, list[str]] = {token: [] for token in by_token}
+
+    def place(member: str) -> Path | None:
+        token, _, inner = member.partition("/")
+        app = by_token.get(token)
+        local = sandbox.local_name(app, inner) if app is not None and inner else None
+        if app is None or local is None:
+            return None
+        came[token].append(inner)
+        return Path(targets[app], local)
+
+    def wanted(path: Path, size: int, mtime: float) -> bool:
+        info = path.stat()
+        return overwrite or (changed_only and (info.st_size != size or int(info.st_mtime) != int(mtime)))
+
+    for app in names:
+        target = targets[app]
+        try:
+            Path(target).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataStagingError(f"cannot make the output directory {target}: {error.strerror}") from error
+    program = programs.collect(system.spool, [name for found in names.values() for name in found])
+    with system.transport.receive(program, idle_timeout=system.settings.timeout) as incoming:
+        try:
+            unpack(
+                events.counted(system.transport, incoming, name=f"outputs of {len(names)} jobs"), place, wanted=wanted
+            )
+        finally:
+            # tar's exit code tells of files that are missing, which we see ourselves; but it has to have ended
+            for _rest in incoming:
+                pass
+            if incoming.result.exitcode == programs.NO_SPOOL:
+                raise SpoolDirectoryError(f"the spool directory {system.spool} is gone", resource=system.name)
+    return came
+
+
+def free(system: BatchSystem, apps: Sequence[Application]) -> dict[Application, BatchlibError | None]:
+    """Remove the sandboxes of jobs that have ended; removing twice is harmless."""
+    answers: dict[Application, BatchlibError | None] = {}
+    ready = []
+    for app in apps:
+        run = app.execution
+        if run.state.live:
+            answers[app] = InvalidOperation("the job has not ended: cancel it first")
+        elif run.token is None or run.freed:
+            answers[app] = None
+        else:
+            ready.append(app)
+    if not ready:
+        return answers
+    try:
+        program = sandbox.remove_program(programs.quote(system.spool), map(system.token, ready))
+        answer = system.ask(program)
+        if answer.exitcode:
+            raise remote_file_error("cannot remove the sandboxes", answer)
+    except BatchlibError as error:
+        return answers | dict.fromkeys(ready, system.tell(error))
+    for app in ready:
+        app.execution.freed = True
+        app.execution.note("sandbox removed")
+    return answers | dict.fromkeys(ready)
+
+
+def _batches(names: Mapping[Application, Sequence[str]], size: int) -> Iterator[dict[Application, Sequence[str]]]:
+    """Cut jobs into batches that name at most `size` files."""
+    batch: dict[Application, Sequence[str]] = {}
+    count = 0
+    for app, found in names.items():
+        if batch and count + len(found) > size:
+            yield batch
+            batch, count = {}, 0
+        batch[app] = found
+        count += len(found)
+    if batch:
+        yield batch
