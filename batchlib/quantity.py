@@ -18,6 +18,9 @@ from .errors import InvalidValue
 
 Q = TypeVar("Q", bound="Quantity")
 
+#: Characters of the longest text that is looked at.
+_LONGEST = 100
+
 _NUMBER_AND_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-zµ]+)\s*")
 _CLOCK = re.compile(r"(?:(\d+)-)?(\d+):([0-5]?\d):([0-5]?\d)")
 _DAYS_HOURS = re.compile(r"(\d+)-(\d+)(?::([0-5]?\d))?")
@@ -28,7 +31,9 @@ _ISO = re.compile(
 
 @total_ordering
 class Quantity:
-    """An amount of something with a unit: immutable, exact, comparable with its own kind only.
+    """An amount of something with a unit: immutable, comparable with its own kind only.
+
+    It is kept to its smallest unit (a byte, a nanosecond), so that what is printed reads as the same amount again.
 
     Parameters
     ----------
@@ -48,6 +53,8 @@ class Quantity:
     example: ClassVar[str]
     #: Size of each unit; how it is capitalised does not matter.
     units: ClassVar[dict[str, Fraction]]
+    #: The unit in whole numbers of which it is kept.
+    smallest: ClassVar[str]
 
     _amount: Fraction
 
@@ -55,10 +62,12 @@ class Quantity:
         if isinstance(value, type(self)):
             amount = value._amount
         elif isinstance(value, str):
+            if len(value) > _LONGEST:
+                raise InvalidValue(f"{value[:20]!r}... is no {self.kind}: write it such as {self.example}")
             amount = self._parse(value.strip())
         else:
             raise InvalidValue(f"{value!r} is no {self.kind}: write it with its unit, such as {self.example}")
-        object.__setattr__(self, "_amount", amount)
+        self._set(amount)
 
     @classmethod
     def of(cls: type[Q], amount: float | Fraction, unit: str) -> Q:
@@ -73,9 +82,7 @@ class Quantity:
         """
         if amount < 0 or not math.isfinite(amount):
             raise InvalidValue(f"{amount} {unit} is no {cls.kind}")
-        made = cls.__new__(cls)
-        object.__setattr__(made, "_amount", Fraction(amount) * cls.units[unit.lower()])
-        return made
+        return cls._make(Fraction(amount) * cls.units[unit.lower()])
 
     def amount(self, unit: str) -> float:
         """Give the amount in another unit."""
@@ -119,7 +126,7 @@ class Quantity:
     def __add__(self: Q, other: Q) -> Q:
         return self._make(self._amount + other._amount) if type(other) is type(self) else NotImplemented
 
-    def __mul__(self: Q, factor: float) -> Q:
+    def __mul__(self: Q, factor: float | Fraction) -> Q:
         return self._make(self._amount * Fraction(factor))
 
     __rmul__ = __mul__
@@ -130,10 +137,21 @@ class Quantity:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
 
-    def _make(self: Q, amount: Fraction) -> Q:
-        made = type(self).__new__(type(self))
-        object.__setattr__(made, "_amount", amount)
+    @classmethod
+    def _make(cls: type[Q], amount: Fraction) -> Q:
+        made = cls.__new__(cls)
+        made._set(amount)
         return made
+
+    def _set(self, amount: Fraction) -> None:
+        """Round to the smallest unit, but nothing that is there to nothing."""
+        unit = self.units[self.smallest]
+        number = round(amount / unit) or math.ceil(amount / unit)
+        object.__setattr__(self, "_amount", number * unit)
+
+
+#: Units that amounts of memory are printed in.
+_PRINTED = ("PiB", "TiB", "GiB", "MiB", "KiB", "PB", "TB", "GB", "MB", "kB", "B")
 
 
 class Memory(Quantity):
@@ -144,6 +162,7 @@ class Memory(Quantity):
 
     kind = "amount of memory"
     example = "'2 GB' or '512 MiB'"
+    smallest = "b"
     units: ClassVar[dict[str, Fraction]] = {
         "b": Fraction(1),
         **{f"{letter}b": Fraction(1000**power) for power, letter in enumerate("kmgtp", 1)},
@@ -153,15 +172,13 @@ class Memory(Quantity):
 
     @property
     def bytes(self) -> int:
-        """Whole bytes, rounded up."""
-        return math.ceil(self._amount)
+        """Whole bytes."""
+        return int(self._amount)
 
     def __str__(self) -> str:
-        amount = self._amount
-        for unit in ("PiB", "TiB", "GiB", "MiB", "KiB", "PB", "TB", "GB", "MB", "kB"):
-            if amount and amount % self.units[unit.lower()] == 0:
-                return f"{amount // self.units[unit.lower()]} {unit}"
-        return f"{self.bytes} B"
+        sizes = {unit: int(self.units[unit.lower()]) for unit in _PRINTED}
+        number, unit = min((self.bytes // size, unit) for unit, size in sizes.items() if self.bytes % size == 0)
+        return f"{number} {unit}" if number else "0 B"
 
 
 class Duration(Quantity):
@@ -172,6 +189,7 @@ class Duration(Quantity):
 
     kind = "duration"
     example = "'8 hours', '1h30m' or '01:30:00'"
+    smallest = "ns"
     units: ClassVar[dict[str, Fraction]] = {
         **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), Fraction(1)),
         **dict.fromkeys(("ms", "millisecond", "milliseconds"), Fraction(1, 1000)),
@@ -210,4 +228,5 @@ class Duration(Quantity):
         for unit in ("w", "d", "h", "min"):
             if amount and amount % self.units[unit.lower()] == 0:
                 return f"{amount // self.units[unit.lower()]} {unit}"
-        return f"{float(amount):.9f}".rstrip("0").rstrip(".") + " s"
+        whole, rest = divmod(int(amount * 10**9), 10**9)
+        return f"{whole}.{rest:09d}".rstrip("0").rstrip(".") + " s"
