@@ -85,8 +85,8 @@ def test_durations_as_people_write_them(text: str, seconds: float) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "12", "1.5", "GB", "h", "-1 h", "-1 GB", "1e3 s", "one hour", "1 parsec", "1 h 2", "1,5 h", "1 h, 2 m", "P", "PT",
-     "P1H", "1--2:00:00", "0x10 B", "1 GB\x00", "nan s", "inf B", "1 h -30 m"],
+    ["", " ", "12", "1.5", "GB", "h", "-1 h", "-1 GB", "1e3 s", "one hour", "1 parsec", "1 h 2", "1,5 h", "1 h, 2 m", "P",
+     "PT", "P1H", "1--2:00:00", "0x10 B", "1 GB\x00", "nan s", "inf B", "1 h -30 m"],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_with_an_example(kind: type[Quantity], text: str) -> None:
     with pytest.raises(InvalidValue) as caught:
@@ -134,7 +134,8 @@ def test_printing_and_reading_again_gives_the_same(quantity: Quantity) -> None:
 
 
 @given(
-    st.floats(0, 1e12, allow_nan=False) | st.fractions(0, 10**12) | st.integers(0, 10**15), st.sampled_from(["b", "kib", "gb"])
+    st.floats(0, 1e12, allow_nan=False) | st.fractions(0, 10**12) | st.integers(0, 10**15),
+    st.sampled_from(["b", "kib", "gb"]),
 )
 def test_calculated_amounts_of_memory_survive_printing(amount: float | Fraction, unit: str) -> None:
     made = Memory.of(amount, unit)
@@ -164,7 +165,9 @@ def test_durations_compare_as_their_nanoseconds_do(one: Duration, other: Duratio
 
 
 @given(memories | durations, st.data())
-def test_what_a_batch_system_is_asked_for_is_never_too_little_and_never_zero(quantity: Quantity, data: st.DataObject) -> None:
+def test_what_a_batch_system_is_asked_for_is_never_too_little_and_never_zero(
+    quantity: Quantity, data: st.DataObject
+) -> None:
     unit = data.draw(st.sampled_from(sorted(type(quantity).units)))
     asked = quantity.ceil(unit)
     assert type(quantity).of(asked, unit) >= quantity
