@@ -129,16 +129,17 @@ class Session:
             self._store.close()
             self._store = None
 
-    def add(self, *apps: Application) -> list[str]:
+    def add(self, *apps: Application, directory: str | os.PathLike[str] = ".") -> list[str]:
         """Add tasks.
 
-        Local paths in them are made absolute, as tasks may be driven from anywhere later. A task without an
-        `output_dir` gets one named after its id, in the working directory.
+        Local paths in them are made absolute, as tasks may be driven from anywhere later.
 
         Parameters
         ----------
         *apps : Application
             Tasks that are in no session yet.
+        directory : path
+            Where a task without an `output_dir` gets one, named after its id; default is the working directory.
 
         Returns
         -------
@@ -151,12 +152,7 @@ class Session:
             app.inputs = {_absolute(local): remote for local, remote in app.inputs.items()}
             app.stdin = _absolute(app.stdin) if app.stdin is not None else None
             app.output_dir = _absolute(app.output_dir) if app.output_dir is not None else None
-        self.store.add(apps)
-        unnamed = [app for app in apps if app.output_dir is None]
-        for app in unnamed:
-            app.output_dir = _absolute(app.task_id or "")
-        if unnamed:
-            self.store.rewrite(unnamed)
+        self.store.add(apps, _absolute(os.fspath(directory)))
         revision = self.store.revision()
         for app in apps:
             self._apps[app.task_id or ""] = app
@@ -202,6 +198,10 @@ class Session:
     def rows(self, ids: Collection[str] | None = None, states: Collection[State] | None = None) -> list[Row]:
         """List tasks as they were written last."""
         return list(self.store.rows(ids, states))
+
+    def ids(self) -> list[str]:
+        """List the ids of all tasks."""
+        return self.store.ids()
 
     def counts(self) -> dict[State, int]:
         """Count tasks by state."""

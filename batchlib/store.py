@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
@@ -165,13 +166,15 @@ class Store:
         """Close the database."""
         self._engine.dispose()
 
-    def add(self, apps: Sequence[Application]) -> None:
+    def add(self, apps: Sequence[Application], directory: str) -> None:
         """Add tasks and give them their ids.
 
         Parameters
         ----------
         apps : sequence of Application
             Tasks without an id.
+        directory : str
+            Where those without an `output_dir` get one, named after the id.
         """
         with self._guarded("written"), self._engine.begin() as connection:
             revision = self._next_revision(connection)
@@ -182,6 +185,8 @@ class Store:
             rows = []
             for number, app in enumerate(apps, first):
                 app.task_id = str(number)
+                if app.output_dir is None:
+                    app.output_dir = os.path.join(directory, app.task_id)
                 rows.append({"number": number, "created_at": now, "application": application_document(app)})
                 rows[-1].update(_columns(app, revision))
             if rows:
@@ -254,6 +259,11 @@ class Store:
             values["state"] = State(values["state"])
             values["reason"] = Reason(values["reason"]) if values["reason"] else None
             yield Row(**values)
+
+    def ids(self) -> list[str]:
+        """List the ids of all tasks, in the order in which they were added."""
+        with self._guarded("read"), self._engine.connect() as connection:
+            return list(connection.scalars(sql.select(_tasks.c.id).order_by(_tasks.c.number)))
 
     def counts(self) -> dict[State, int]:
         """Count tasks by state."""
