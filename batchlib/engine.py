@@ -71,6 +71,11 @@ class Engine:
         Fetch the outputs of tasks that have ended.
     submit : bool
         Submit new tasks.
+
+    Attributes
+    ----------
+    unfetched : dict of str to str
+        What this engine could not fetch and does not try again, by the tasks' ids.
     """
 
     def __init__(
@@ -89,12 +94,15 @@ class Engine:
         self.max_in_flight = max_in_flight
         self.fetch = fetch
         self.submit = submit
+        self.unfetched: dict[str, str] = {}
         self._sites: dict[str, _Site] = {}
+        self._unknown: dict[str, BatchlibError] = {}
 
     @property
     def problems(self) -> dict[str, BatchlibError]:
-        """Resources that did not answer the last time, and why."""
-        return {name: site.problem for name, site in self._sites.items() if site.problem is not None}
+        """Resources that did not answer the last time, or are not configured, and why."""
+        down = {name: site.problem for name, site in self._sites.items() if site.problem is not None}
+        return self._unknown | down
 
     def backend(self, name: str) -> Backend:
         """Give the backend of a resource."""
@@ -136,8 +144,8 @@ class Engine:
             apps = self.session.load(chosen, None if self.fetch else ACTIVE)
             groups: dict[str, list[Application]] = {}
             for app in apps:
-                if self._unfinished(app.execution):
-                    groups.setdefault(self._resource_of(app), []).append(app)
+                if self._unfinished(app.task_id, app.execution):
+                    groups.setdefault(self.resource_of(app), []).append(app)
             in_flight = sum(app.execution.state.live for app in apps)
             for name, group in groups.items():
                 in_flight += self._progress_on(name, group, in_flight)
@@ -187,7 +195,7 @@ class Engine:
                 tell(counts)
             if progress:
                 _show(counts)
-            if not any(self._unfinished(row) for row in rows) or (
+            if not any(self._unfinished(row.id, row) for row in rows) or (
                 deadline is not None and time.monotonic() >= deadline
             ):
                 break
@@ -204,6 +212,7 @@ class Engine:
         try:
             site = self._site(name)
         except ConfigurationError as error:
+            self._unknown[name] = error
             for app in apps:
                 if app.execution.state is State.NEW:
                     self._give_up(app, error)
@@ -225,7 +234,8 @@ class Engine:
             room = None if self.max_in_flight is None else max(0, self.max_in_flight - in_flight)
             self._submit(site, [app for app in apps if app.execution.state is State.NEW][:room])
         if self.fetch and site.problem is None:
-            self._fetch(site, [app for app in apps if app.execution.state.final and self._unfinished(app.execution)])
+            ended = [app for app in apps if app.execution.state.final]
+            self._fetch(site, [app for app in ended if self._unfinished(app.task_id, app.execution)])
         changed = any(app.execution.state is not state for app, state in before)
         site.looked_at = time.monotonic()
         site.pause = _FIRST_PAUSE if changed else min(_LONGEST_PAUSE, max(_FIRST_PAUSE, site.pause * _GROWTH))
@@ -274,9 +284,11 @@ class Engine:
             if isinstance(answer, BatchlibError):
                 app.execution.note(f"outputs not fetched: {answer}")
                 if answer.kind is Kind.PERMANENT:
-                    app.execution.collected = True
+                    self.unfetched[app.task_id or ""] = str(answer)
             else:
                 note_collected(app, answer)
+                if answer.missing:
+                    self.unfetched[app.task_id or ""] = f"missing: {', '.join(answer.missing)}"
         self.session.save(apps)
 
     # --- helpers -------------------------------------------------------------------------------------------
@@ -286,7 +298,8 @@ class Engine:
             self._sites[name] = _Site(self.configuration.resource(name))
         return self._sites[name]
 
-    def _resource_of(self, app: Application) -> str:
+    def resource_of(self, app: Application) -> str:
+        """Give the name of a task's resource, choosing one when it has none."""
         if app.execution.resource is None:
             app.execution.resource = self.default or self._first_enabled()
         return app.execution.resource
@@ -297,10 +310,12 @@ class Engine:
                 return name
         raise ConfigurationError("no resource is enabled in the configuration")
 
-    def _unfinished(self, run: Run | Row) -> bool:
+    def _unfinished(self, task_id: str | None, run: Run | Row) -> bool:
         """Tell whether a task has not ended, or still has outputs to fetch."""
+        if not run.state.final:
+            return True
         waits = self.fetch and run.jobid is not None and not run.collected and not run.freed
-        return waits or not run.state.final
+        return waits and task_id not in self.unfetched
 
     def _note(self, site: _Site, answers: Mapping[Application, BatchlibError | None]) -> None:
         """Keep what a resource as a whole suffers from."""
