@@ -271,6 +271,8 @@ def check_room(text: str) -> DataStagingError | None:
 
 _NO_ROOM: Mapping[str, str] = {
     "No space left": "its file system is full",
+    # GNU tar's words when the last block fits in part
+    "Wrote only": "its file system is full",
     "Disk quota exceeded": "your quota is used up",
     "Read-only file system": "its file system is read-only",
     "Permission denied": "permission denied",

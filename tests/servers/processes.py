@@ -17,6 +17,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, TypeVar
@@ -224,6 +225,24 @@ class Daemon:
     def cont(self) -> None:
         """Let it go on after `pause`."""
         self._signal(signal.SIGCONT)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let the daemon hang meanwhile."""
+        self.pause()
+        try:
+            yield
+        finally:
+            self.cont()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Do without the daemon meanwhile."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
 
     def _signal(self, number: signal.Signals) -> None:
         pid = self.pid
