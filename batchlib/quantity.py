@@ -20,6 +20,8 @@ Q = TypeVar("Q", bound="Quantity")
 
 #: Characters of the longest text that is looked at.
 _LONGEST = 100
+#: Units that amounts of memory are printed in.
+_PRINTED = ("PiB", "TiB", "GiB", "MiB", "KiB", "PB", "TB", "GB", "MB", "kB", "B")
 
 _NUMBER_AND_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-zµ]+)\s*")
 _CLOCK = re.compile(r"(?:(\d+)-)?(\d+):([0-5]?\d):([0-5]?\d)")
@@ -150,8 +152,9 @@ class Quantity:
         object.__setattr__(self, "_amount", number * unit)
 
 
-#: Units that amounts of memory are printed in.
-_PRINTED = ("PiB", "TiB", "GiB", "MiB", "KiB", "PB", "TB", "GB", "MB", "kB", "B")
+def whole_number(text: str | None) -> int | None:
+    """Read a whole number as programs print it; None for anything else."""
+    return int(text) if text and re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 class Memory(Quantity):

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from typing import ClassVar
 
 import attrs
 
-from ..errors import OperationRefused, SystemUnavailable
-from ..quantity import Duration, Memory
+from ..errors import JobNotFound, OperationRefused, SystemUnavailable
+from ..quantity import Duration, Memory, whole_number
 from ..run import Accounting, Reason, State
 from ..transport.shell import Completed
 from .base import Answer, Outcome, ResourceStatus
@@ -58,17 +59,26 @@ _LAUNCH_FAILURE = 53
 #: The same for a job that ran out of memory.
 _OUT_OF_MEMORY = 125
 
+#: Reasons of pending jobs that had been started, or tried to, and now wait for somebody to release them.
+_REQUEUED_HELD = ("job requeued in held state", "launch failed requeued held", "JobHoldMaxRequeue")
+
 #: Ids on one command line: an argument may have 128 KiB.
 _IDS_AT_ONCE = 2000
+#: Hosts that one range may stand for: what names more is no range.
+_MOST_HOSTS = 100_000
 
-#: The name comes last because it may hold the separator.
-_QUEUE_FORMAT = "%i|%T|%S|%N|%V|%r|%j"
+#: Letters of squeue's format: id, state, start, nodes, submission, reason, name. The name comes last because it may
+#: hold the separator.
+_QUEUE_FIELDS = ("i", "T", "S", "N", "V", "r", "j")
+#: The same of sacct.
 _ACCOUNTING_FIELDS = (
-    "JobID,State,ExitCode,User,UID,Submit,Start,End,ElapsedRaw,TotalCPU,MaxRSS,AllocCPUS,NodeList,JobName"
+    *("JobID", "State", "ExitCode", "User", "UID", "Submit", "Start", "End"),
+    *("ElapsedRaw", "TotalCPU", "MaxRSS", "AllocCPUS", "NodeList", "JobName"),
 )
-_JOBID = re.compile(r"(\d+)(?:_(\d+))?(?:\+0)?")
-_CLOCK = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
-_REFUSED = ("Access/permission denied", "Invalid user id")
+_JOBID = re.compile(r"([0-9]{1,18})(?:_([0-9]{1,18}))?(?:\+0)?")
+_CLOCK = re.compile(r"(?:([0-9]{1,9})-)?(?:([0-9]{1,9}):)?([0-9]{1,9}):([0-9]{1,9}(?:\.[0-9]{1,9})?)")
+#: What the tools print when they did not do what they were asked, whatever their exit code.
+_COMPLAINT = re.compile(r"^(?:s[a-z]+:|slurm_\w+:?) (?:error|fatal)\b", re.MULTILINE)
 _KILL_ERROR = re.compile(r"scancel: error: Kill job error on job id (\S+): (.*)")
 
 
@@ -115,20 +125,21 @@ class SlurmBackend(BatchSystem):
     def queue_command(self, jobs: Sequence[Job]) -> str:
         """List the user's jobs, ended ones too: by user costs a fifth of what a thousand ids cost."""
         squeue = self.command("squeue")
-        return f'SLURM_TIME_FORMAT=%s {squeue} -h -r -t all -u "$(id -un)" -o {quote(_QUEUE_FORMAT)}'
+        fields = "|".join(f"%{field}" for field in _QUEUE_FIELDS)
+        return f'SLURM_TIME_FORMAT=%s {squeue} -h -r -t all -u "$(id -un)" -o {quote(fields)}'
 
     def parse_queue(self, answer: Completed) -> dict[str, JobRow]:
         """Read squeue's listing."""
         self.check_command(answer)
-        if answer.exitcode != 0 or "error:" in answer.err:
+        if answer.exitcode != 0 or _COMPLAINT.search(answer.err):
             raise self._unavailable("squeue", answer)
-        return {row.jobid: row for row in map(parse_queue_line, answer.out.splitlines()) if row is not None}
+        return {row.jobid: row for row in map(parse_queue_line, answer.out.split("\n")) if row is not None}
 
     def accounting_command(self, jobs: Sequence[Job]) -> str | None:
         """Ask sacct for jobs; nothing once it has said that accounting is off."""
         if not self._accounting_works:
             return None
-        sacct = f"SLURM_TIME_FORMAT=%s {self.command('sacct')} -n -P -o {_ACCOUNTING_FIELDS}"
+        sacct = f"SLURM_TIME_FORMAT=%s {self.command('sacct')} -n -P -o {','.join(_ACCOUNTING_FIELDS)}"
         ids = [job.jobid for job in jobs]
         chunks = [",".join(ids[at : at + _IDS_AT_ONCE]) for at in range(0, len(ids), _IDS_AT_ONCE)]
         return "code=0\n" + "".join(f"{sacct} -j {chunk} || code=$?\n" for chunk in chunks) + "exit $code"
@@ -142,7 +153,7 @@ class SlurmBackend(BatchSystem):
             # some sites don't have it on their frontends; queue and status files do as well
             self._accounting_works = False
             return {}
-        if answer.exitcode != 0 or "error:" in answer.err:
+        if answer.exitcode != 0 or _COMPLAINT.search(answer.err):
             raise self._unavailable("sacct", answer)
         return parse_accounting(answer.out, self._uid)
 
@@ -157,14 +168,14 @@ class SlurmBackend(BatchSystem):
     def parse_lookup(self, parts: Mapping[str, Completed]) -> dict[str, str]:
         """Read the answers: squeue must have given one, sacct unless it is switched off."""
         queue, accounting = parts["queue"], parts["accounting"]
-        if queue.exitcode != 0 or "error:" in queue.err:
+        if queue.exitcode != 0 or _COMPLAINT.search(queue.err):
             raise self._unavailable("squeue", queue)
         if accounting.exitcode not in (0, 126, 127) and "accounting storage is disabled" not in accounting.err:
             raise self._unavailable("sacct", accounting)
         found = {}
-        for line in (accounting.out + queue.out).splitlines():
+        for line in (accounting.out + queue.out).split("\n"):
             jobid, _, name = line.partition("|")
-            if jobid.isdigit():
+            if whole_number(jobid) is not None:
                 found[name] = jobid
         return found
 
@@ -178,11 +189,8 @@ class SlurmBackend(BatchSystem):
         self.check_command(answer)
         found: dict[str, Answer] = {}
         for line in answer.err.splitlines():
-            match = _KILL_ERROR.match(line)
-            if match:
-                outcome = Outcome.REFUSED if any(sign in match[2] for sign in _REFUSED) else Outcome.UNKNOWN
-                error = OperationRefused(f"cancelling {match[1]}: {match[2]}", resource=self.name, stderr=answer.err)
-                found[match[1]] = Answer(outcome, error)
+            if match := _KILL_ERROR.match(line):
+                found[match[1]] = _cancel_answer(match[1], match[2], self.name)
         if answer.exitcode != 0 and not found:
             raise self._unavailable("scancel", answer)
         return found
@@ -229,6 +237,18 @@ class SlurmBackend(BatchSystem):
         )
 
 
+def _cancel_answer(jobid: str, said: str, resource: str) -> Answer:
+    """Give the meaning of what scancel complained about."""
+    message = f"cancelling {jobid}: {said}"
+    if "already completing or completed" in said:
+        return Answer(Outcome.ALREADY_ENDED)
+    if "Access/permission denied" in said or "Invalid user id" in said:
+        return Answer(Outcome.REFUSED, OperationRefused(message, resource=resource))
+    if "Invalid job id" in said:
+        return Answer(Outcome.NOT_FOUND, JobNotFound(message, resource=resource))
+    return Answer(Outcome.UNKNOWN, SystemUnavailable(message, resource=resource))
+
+
 def native_state(text: str) -> tuple[State, Reason | None]:
     """Give the meaning of a native state, compact or long, with whatever follows its first word.
 
@@ -249,8 +269,7 @@ def native_state(text: str) -> tuple[State, Reason | None]:
 
 def pending_state(reason: str) -> State:
     """Give the state of a pending job by Slurm's reason."""
-    words = reason.replace("_", " ")
-    if words == "job requeued in held state":
+    if any(sign in reason.replace("_", " ") for sign in _REQUEUED_HELD):
         return State.REQUEUED_HELD
     if re.search(r"\bJobHeld(User|Admin)\b", reason):
         return State.HELD
@@ -259,98 +278,105 @@ def pending_state(reason: str) -> State:
     return State.QUEUED
 
 
-def parse_queue_line(line: str) -> JobRow | None:
+def parse_queue_line(line: str, fields: Sequence[str] = _QUEUE_FIELDS) -> JobRow | None:
     """Read one line of the queue listing; None for what is no such line.
 
     Parameters
     ----------
     line : str
-        Fields as in the format: id, state, start, nodes, submission, reason, name.
+        Values separated by bars.
+    fields : sequence of str
+        Letters of squeue's format that were asked for.
     """
-    fields = line.rstrip("\r").split("|", 6)
-    jobid = _JOBID.fullmatch(fields[0].strip()) if len(fields) >= 2 else None
-    if jobid is None:
+    values = line.rstrip("\r").split("|", len(fields) - 1)
+    found = dict(zip(fields, values, strict=False))
+    jobid = _JOBID.fullmatch(found.get("i", "").strip())
+    if jobid is None or len(values) < 2:
         return None
-    fields += [""] * (7 - len(fields))
-    _id, native, start, nodes, submitted, reason, name = fields
+    native, reason = found.get("T") or found.get("t", ""), found.get("r", "")
     state, why = native_state(native)
     if state is State.QUEUED:
         state = pending_state(reason)
-    if state is State.FAILED and reason == "JobLaunchFailure":
-        why = Reason.START_FAILURE
     if state is State.OMITTED:
         why = Reason.DEPENDENCY
+    if state is State.FAILED and reason == "JobLaunchFailure":
+        # or a signal that ended the script itself: only the accounting tells these apart
+        why = Reason.START_FAILURE
     running = state not in (State.QUEUED, State.HELD, State.OMITTED)
     accounting = Accounting(
-        hosts=tuple(expand_hosts(nodes)) if running else (),
-        submitted=_epoch(submitted),
-        started=_epoch(start) if running else None,
+        hosts=tuple(expand_hosts(found.get("N", ""))) if running else (),
+        submitted=_epoch(found.get("V", "")),
+        started=_epoch(found.get("S", "")) if running else None,
     )
     shown = f"{native} ({reason})" if reason not in ("", "None", native) else native
-    return JobRow(_key(jobid), state, shown, why, name=name, accounting=accounting)
+    return JobRow(_key(jobid), state, shown, why, name=found.get("j", ""), accounting=accounting)
 
 
-def parse_accounting(text: str, uid: str = "") -> dict[str, JobRow]:
+def parse_accounting(text: str, uid: str = "", fields: Sequence[str] = _ACCOUNTING_FIELDS) -> dict[str, JobRow]:
     """Read sacct's answer: one row a job, with what its steps used.
 
     Parameters
     ----------
     text : str
-        Fields as asked for, separated by bars.
+        Values separated by bars.
     uid : str
         Numeric id of the jobs' owner, to tell who cancelled.
+    fields : sequence of str
+        Names of the fields that were asked for.
     """
-    found: dict[str, JobRow] = {}
-    for line in text.splitlines():
-        fields = line.rstrip("\r").split("|", 13)
-        if len(fields) < 14:
+    rows: dict[str, JobRow] = {}
+    for line in text.split("\n"):
+        values = line.rstrip("\r").split("|", len(fields) - 1)
+        if len(values) < len(fields):
             continue
-        whole, _, step = fields[0].partition(".")
+        found = dict(zip(fields, values, strict=True))
+        whole, _, step = found.get("JobID", "").partition(".")
         jobid = _JOBID.fullmatch(whole)
         if jobid is None:
             continue
         key = _key(jobid)
-        if step:
-            if key in found:
-                found[key] = _with_step(found[key], fields)
-        else:
-            found[key] = _accounting_row(key, fields, uid)
-    return found
+        if not step:
+            rows[key] = _accounting_row(key, found, uid)
+        elif key in rows:
+            rows[key] = _with_step(rows[key], found.get("MaxRSS", ""))
+    return rows
 
 
-def _accounting_row(jobid: str, fields: Sequence[str], uid: str) -> JobRow:
-    _id, native, exit_code, user, owner, submit, start, end, elapsed, cpu, _rss, cores, nodes, name = fields
+def _accounting_row(jobid: str, found: Mapping[str, str], uid: str) -> JobRow:
+    native = found.get("State", "")
     state, reason = native_state(native)
-    exitcode, signal, told = parse_exit_code(exit_code)
-    reason = told if told is not None and state is State.FAILED and reason is Reason.EXITED else reason
+    exitcode, signal, told = parse_exit_code(found.get("ExitCode", ""))
+    if told is not None and state is State.FAILED and reason is Reason.EXITED:
+        reason = told
     if state is State.CANCELLED:
-        who = re.match(r"CANCELLED by (\d+)", native)
-        if who and who[1] in (uid, owner):
+        who = re.match(r"CANCELLED by ([0-9]+)", native)
+        if who and who[1] in (uid, found.get("UID")):
             reason = Reason.CANCELLED_BY_USER
-    if state is not State.DONE and not exitcode:
+    if reason is not Reason.EXITED or (state is State.FAILED and exitcode == 0):
+        # Slurm's own: a job that missed its deadline, and so never ran, has an exit code of 1
         exitcode = None
-    ended = _epoch(end)
-    if state.final and ended is None:
+    ended = _epoch(found.get("End", ""))
+    if state.final and ended is None and "End" in found:
         # seen just after the accounting daemon came back: such a row had the wrong exit code
         state, reason = State.UNDETERMINED, None
-    native_fields = {"State": native, "ExitCode": exit_code, "NodeList": nodes, "User": user}
+    elapsed = whole_number(found.get("ElapsedRaw"))
     accounting = Accounting(
-        cpu_time=_duration(cpu),
-        wall_time=Duration.of(int(elapsed), "s") if elapsed.isdigit() else None,
-        cores=int(cores) if cores.isdigit() else None,
-        hosts=tuple(expand_hosts(nodes)),
-        submitted=_epoch(submit),
-        started=_epoch(start),
+        cpu_time=_duration(found.get("TotalCPU", "")),
+        wall_time=Duration.of(elapsed, "s") if elapsed is not None else None,
+        cores=whole_number(found.get("AllocCPUS")),
+        hosts=tuple(expand_hosts(found.get("NodeList", ""))),
+        submitted=_epoch(found.get("Submit", "")),
+        started=_epoch(found.get("Start", "")),
         ended=ended,
-        native=native_fields,
+        native={key: found[key] for key in ("State", "ExitCode", "NodeList", "User") if key in found},
     )
-    return JobRow(jobid, state, native, reason, exitcode, signal, name=name, accounting=accounting)
+    return JobRow(jobid, state, native, reason, exitcode, signal, name=found.get("JobName", ""), accounting=accounting)
 
 
-def _with_step(row: JobRow, fields: Sequence[str]) -> JobRow:
+def _with_step(row: JobRow, used: str) -> JobRow:
     """Take the largest memory use of a job's steps as its own."""
     try:
-        memory = Memory(fields[10] if fields[10][-1:].isalpha() else f"{fields[10]} B")
+        memory = Memory(used if used[-1:].isalpha() else f"{used} B")
     except ValueError:
         return row
     most = row.accounting.max_memory
@@ -364,17 +390,16 @@ def parse_exit_code(text: str) -> tuple[int | None, int | None, Reason | None]:
 
     Slurm loses 128 of an exit code here: a script that exits with 137 reads ``9:0``.
     """
-    code, _, number = text.partition(":")
-    if not (code.isdigit() and number.isdigit()):
+    code, signal = map(whole_number, text.partition(":")[::2])
+    if code is None or signal is None:
         return None, None, None
-    signal = int(number)
     if signal == _LAUNCH_FAILURE:
         return None, None, Reason.START_FAILURE
     if signal == _OUT_OF_MEMORY:
         return None, None, Reason.MEMORY
     if signal:
         return None, signal, Reason.SIGNALLED
-    return int(code), None, None
+    return code, None, None
 
 
 def _key(jobid: re.Match[str]) -> str:
@@ -382,8 +407,14 @@ def _key(jobid: re.Match[str]) -> str:
 
 
 def _epoch(text: str) -> float | None:
-    """Read a time as ``SLURM_TIME_FORMAT=%s`` prints it; ``Unknown``, ``None`` and ``N/A`` are none."""
-    return float(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
+    """Read a time as ``SLURM_TIME_FORMAT=%s`` prints it, or one in UTC; ``Unknown``, ``None`` and ``N/A`` are none."""
+    seconds = whole_number(text)
+    if seconds is not None:
+        return float(seconds) or None
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc).timestamp()
+    except ValueError:
+        return None
 
 
 def _duration(text: str) -> Duration | None:
@@ -400,11 +431,23 @@ def expand_hosts(text: str) -> list[str]:
     hosts: list[str] = []
     for part in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", text):
         match = re.fullmatch(r"([^\[\]]*)\[([0-9,-]+)\]([^\[\]]*)", part)
-        if match is None:
+        numbers = _numbers(match[2]) if match else None
+        if match and numbers is not None:
+            hosts += [f"{match[1]}{number}{match[3]}" for number in numbers]
+        elif part not in ("None assigned", "(null)", "N/A"):
             hosts.append(part)
-            continue
-        for piece in match[2].split(","):
-            low, _, high = piece.partition("-")
-            if low.isdigit() and (high or low).isdigit() and int(high or low) - int(low) < 100_000:
-                hosts += [f"{match[1]}{n:0{len(low)}d}{match[3]}" for n in range(int(low), int(high or low) + 1)]
-    return [host for host in hosts if host not in ("None assigned", "(null)", "N/A")]
+    return hosts
+
+
+def _numbers(text: str) -> list[str] | None:
+    """List the numbers of ``01-03,7`` with their leading zeros; None for what is no such list."""
+    found: list[str] = []
+    for piece in text.split(","):
+        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", piece)
+        if match is None:
+            return None
+        low, high = int(match[1]), int(match[2] or match[1])
+        if not 0 <= high - low < _MOST_HOSTS:
+            return None
+        found += [f"{number:0{len(match[1])}d}" for number in range(low, high + 1)]
+    return found

@@ -96,7 +96,7 @@ def judge(
     now: float,
     patience: float,
     walltime: Duration | None = None,
-) -> Verdict | None:
+) -> Verdict:
     """Conclude what state a job is in.
 
     Parameters
@@ -116,17 +116,19 @@ def judge(
 
     Returns
     -------
-    Verdict or None
-        None: nothing new can be concluded.
+    Verdict
+        What to believe now.
     """
     if queue is not None and not queue.state.final:
         return _live(run, queue, status)
     final = queue if queue is not None else accounting if accounting and accounting.state.final else None
     if final is not None and accounting is not None and accounting.state.final:
         final = _merge(final, accounting)
-    if final is not None:
-        return _ended(run, final, status)
     waited = now - run.unseen_since if run.unseen_since is not None else 0.0
+    if final is not None:
+        if waited < patience and not _settled(run, queue, accounting, final, status):
+            return Verdict(State.ENDED_NO_STATUS, final.native_state, note="ended; waiting for how")
+        return _ended(run, final, status)
     if status is not None and (_clean(status) or waited >= patience or run.cancel_requested):
         return _ended_by_itself(run, status, walltime)
     if status is None and accounting is not None and accounting.state is not State.UNDETERMINED:
@@ -160,9 +162,21 @@ def _merge(row: JobRow, accounting: JobRow) -> JobRow:
     """Fill in what the listing leaves open: who cancelled, and exit status."""
     if row.exitcode is None and row.signal is None:
         row = attrs.evolve(row, exitcode=accounting.exitcode, signal=accounting.signal)
-    if row.reason in (None, Reason.CANCELLED_BY_SYSTEM) and accounting.reason is not None:
+    if row.reason in (None, Reason.CANCELLED_BY_SYSTEM, Reason.START_FAILURE) and accounting.reason is not None:
         row = attrs.evolve(row, reason=accounting.reason)
     return row
+
+
+def _settled(run: Run, queue: JobRow | None, accounting: JobRow | None, final: JobRow, status: Status | None) -> bool:
+    """Tell whether all is known of a job's end, so that neither status file nor accounting need be waited for."""
+    if status is not None or final.state in (State.DONE, State.OMITTED):
+        return True
+    if queue is not None and (queue.exitcode, queue.signal) != (None, None):
+        return True
+    if final.state is State.CANCELLED and run.cancel_requested:
+        return True
+    # an exit code is better told by the script itself: not every accounting keeps all of it
+    return accounting is not None and accounting.state.final and final.reason is not Reason.EXITED
 
 
 def _ended(run: Run, row: JobRow, status: Status | None) -> Verdict:
@@ -171,6 +185,9 @@ def _ended(run: Run, row: JobRow, status: Status | None) -> Verdict:
     imposed = row.reason in _IMPOSED
     if imposed and status is not None and _clean(status) and row.reason is not Reason.MEMORY:
         # the command had ended by itself before the batch system struck
+        imposed = False
+    if row.reason is Reason.START_FAILURE and status is not None:
+        # it did start
         imposed = False
     if imposed:
         reason = row.reason
