@@ -23,6 +23,18 @@ from ..run import State
 Journal = Callable[[Sequence[Application]], None]
 
 
+class Action(enum.Enum):
+    """What can be done to a job."""
+
+    CANCEL = "cancel"
+    HOLD = "hold"
+    RELEASE = "release"
+    SUSPEND = "suspend"
+    RESUME = "resume"
+    REQUEUE = "requeue"
+    SIGNAL = "signal"
+
+
 class Outcome(enum.Enum):
     """How a control operation went for one job."""
 
@@ -139,8 +151,42 @@ class Backend(abc.ABC):
         """Bring the state of live jobs up to date, with a number of requests that does not grow with them."""
 
     @abc.abstractmethod
+    def control_jobs(self, apps: Sequence[Application], action: Action, signal: str = "") -> dict[Application, Answer]:
+        """Do something to jobs; a refusal is told for each, an ended job is none.
+
+        Parameters
+        ----------
+        apps : sequence of Application
+            The jobs.
+        action : Action
+            What to do.
+        signal : str
+            For `Action.SIGNAL`: the signal's name, such as ``USR1``.
+        """
+
     def cancel_jobs(self, apps: Sequence[Application]) -> dict[Application, Answer]:
         """End jobs, with all their processes."""
+        return self.control_jobs(apps, Action.CANCEL)
+
+    def hold_jobs(self, apps: Sequence[Application]) -> dict[Application, Answer]:
+        """Keep queued jobs from starting."""
+        return self.control_jobs(apps, Action.HOLD)
+
+    def release_jobs(self, apps: Sequence[Application]) -> dict[Application, Answer]:
+        """Let held jobs start."""
+        return self.control_jobs(apps, Action.RELEASE)
+
+    def suspend_jobs(self, apps: Sequence[Application]) -> dict[Application, Answer]:
+        """Stop running jobs for a while."""
+        return self.control_jobs(apps, Action.SUSPEND)
+
+    def resume_jobs(self, apps: Sequence[Application]) -> dict[Application, Answer]:
+        """Let suspended jobs go on."""
+        return self.control_jobs(apps, Action.RESUME)
+
+    def requeue_jobs(self, apps: Sequence[Application]) -> dict[Application, Answer]:
+        """Put running jobs back into the queue, to start from the beginning."""
+        return self.control_jobs(apps, Action.REQUEUE)
 
     @abc.abstractmethod
     def collect_jobs(

@@ -31,12 +31,12 @@ from ..errors import (
     SubmissionUnclear,
     SystemUnavailable,
     TransportError,
+    UnsupportedOperation,
 )
-from ..run import Reason, State
 from ..transport.shell import Completed
 from ..transport.transport import Transport, remote_file_error
-from . import outputs, programs, submission
-from .base import Answer, Backend, Collected, Journal, Outcome
+from . import control, outputs, programs, submission
+from .base import Action, Answer, Backend, Collected, Journal, Outcome
 from .connection import connect
 from .script import render_script
 from .verdict import JobRow, gather, judge
@@ -166,13 +166,31 @@ class BatchSystem(Backend):
             Not everything could be asked, so that a job that is missing proves nothing.
         """
 
-    @abc.abstractmethod
-    def cancel_command(self, jobs: Sequence[Job]) -> str:
-        """Make the shell text that ends jobs."""
+    def control_command(self, action: Action, job: Job, signal: str) -> str:
+        """Make the shell text that does something to one job.
 
-    @abc.abstractmethod
-    def parse_cancel(self, answer: Completed, jobs: Sequence[Job]) -> dict[str, Answer]:
-        """Read its answer, by native id."""
+        Raises
+        ------
+        UnsupportedOperation
+            The batch system has nothing like it.
+        """
+        raise UnsupportedOperation(f"{self.type} can't {action.value} jobs", resource=self.name)
+
+    def control_answer(self, action: Action, job: Job, answer: Completed) -> Answer:
+        """Read its answer."""
+        return Answer(Outcome.DONE) if answer.exitcode == 0 else control.unknown(answer.err.strip(), self)
+
+    def control_commands(self, action: Action, jobs: Sequence[Job], signal: str) -> dict[str, str]:
+        """Make the shell texts that do something to many jobs, by a name for each: here one for each job."""
+        return {job.jobid: self.control_command(action, job, signal) for job in jobs}
+
+    def control_answers(
+        self, action: Action, jobs: Sequence[Job], parts: Mapping[str, Completed]
+    ) -> Mapping[str, Answer]:
+        """Read their answers: an answer for each native id; those that are left out went well."""
+        for answer in parts.values():
+            self.check_command(answer)
+        return {job.jobid: self.control_answer(action, job, parts[job.jobid]) for job in jobs}
 
     @abc.abstractmethod
     def version_command(self) -> str:
@@ -378,6 +396,10 @@ class BatchSystem(Backend):
         """
         return sandbox.check_token(app.execution.token or "")
 
+    def job(self, app: Application) -> Job:
+        """Give what the batch system's commands need of a submitted job."""
+        return Job(app.execution.jobid or "", self.token(app))
+
     # --- states --------------------------------------------------------------------------------------------
 
     def update_job_states(self, apps: Sequence[Application]) -> dict[Application, BatchlibError | None]:
@@ -386,7 +408,7 @@ class BatchSystem(Backend):
         answers: dict[Application, BatchlibError | None] = dict.fromkeys(apps)
         if not live:
             return answers
-        jobs = {app: Job(app.execution.jobid or "", self.token(app)) for app in live}
+        jobs = {app: self.job(app) for app in live}
         try:
             rows = self.parse_queue(self.ask(self.queue_command(list(jobs.values()))))
             gone = [app for app in live if not _is_live(rows.get(jobs[app].jobid))]
@@ -442,39 +464,9 @@ class BatchSystem(Backend):
 
     # --- control -------------------------------------------------------------------------------------------
 
-    def cancel_jobs(self, apps: Sequence[Application]) -> dict[Application, Answer]:
-        """End jobs: see `Backend.cancel_jobs`. A refusal is told, an ended job is none."""
-        answers: dict[Application, Answer] = {}
-        jobs: dict[Application, Job] = {}
-        for app in apps:
-            run = app.execution
-            if run.state.final:
-                answers[app] = Answer(Outcome.ALREADY_ENDED)
-            elif run.state is State.NEW:
-                run.reason = Reason.CANCELLED_BY_USER
-                app.set_state(State.CANCELLED, "cancelled before it was submitted")
-                answers[app] = Answer(Outcome.DONE)
-            elif run.jobid is None:
-                error = SubmissionUnclear(
-                    "it is not known yet whether the job was accepted; try again", resource=self.name
-                )
-                answers[app] = Answer(Outcome.UNKNOWN, error)
-            else:
-                run.cancel_requested = True
-                jobs[app] = Job(run.jobid, self.token(app))
-        if not jobs:
-            return answers
-        try:
-            found = self.parse_cancel(self.ask(self.cancel_command(list(jobs.values()))), list(jobs.values()))
-        except BatchlibError as error:
-            told = self.tell(error)
-            return answers | {app: Answer(Outcome.UNKNOWN, told) for app in jobs}
-        for app, job in jobs.items():
-            answers[app] = found.get(job.jobid, Answer(Outcome.DONE))
-            if answers[app].outcome is Outcome.REFUSED:
-                app.execution.cancel_requested = False
-            app.execution.note(f"cancel: {answers[app].outcome.value}")
-        return answers
+    def control_jobs(self, apps: Sequence[Application], action: Action, signal: str = "") -> dict[Application, Answer]:
+        """Do something to jobs: see `Backend.control_jobs`."""
+        return control.control(self, apps, action, signal)
 
     # --- output --------------------------------------------------------------------------------------------
 

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from ..application import RESERVED, Application
-from ..errors import SystemUnavailable
+from ..errors import SystemUnavailable, UnsupportedOperation
 from ..quantity import Duration, Memory
 from ..run import Accounting, Reason, State
 from ..transport.shell import Completed
-from .base import Answer, Outcome, ResourceStatus
+from .base import Action, Answer, Outcome, ResourceStatus
 from .batch import BatchSystem, Job
 from .programs import quote
 from .verdict import JobRow
@@ -26,6 +26,8 @@ _KILLED = {
     "memory": (State.FAILED, Reason.MEMORY),
     "cancelled": (State.CANCELLED, Reason.CANCELLED_BY_USER),
 }
+_SIGNALS = {Action.CANCEL: "TERM", Action.SUSPEND: "STOP", Action.RESUME: "CONT"}
+_DONE = {Action.HOLD: "held", Action.RELEASE: "released", Action.REQUEUE: "requeued"}
 #: Seconds between asking processes to end and killing them.
 _GRACE = 5
 
@@ -56,7 +58,7 @@ class ShellBackend(BatchSystem):
     jobid_pattern = r"started process (?P<jobid>\d+\.\d+@\S+)$"
     jobid_expression = '"$BATCHLIB_JOBID"'
     capacity_submit = ("no free cores",)
-    capabilities = frozenset({"accounting"})
+    capabilities = frozenset({"accounting", "signal", "suspend"})
 
     def submit_words(self, app: Application) -> list[str]:
         """Call the function that `submit_prelude` defines."""
@@ -89,6 +91,7 @@ echo "$free" > .free
 {_LOOK}while read -r jobid token; do
   look "$jobid"
   if [ "$where" != "$host" ]; then echo "$jobid elsewhere"
+  elif [ -n "$alive" ] && [ -f "$token/{RESERVED}/stopped" ]; then echo "$jobid suspended"
   elif [ -n "$alive" ]; then echo "$jobid running"
   elif [ -f "$token/{RESERVED}/ended" ]; then
     echo "$jobid ended"
@@ -117,19 +120,28 @@ done <<'.'
         """Find nothing."""
         return {}
 
-    def cancel_command(self, jobs: Sequence[Job]) -> str:
-        """End all processes of the jobs' sessions, and those that left their session but carry its mark."""
+    def control_commands(self, action: Action, jobs: Sequence[Job], signal: str) -> dict[str, str]:
+        """Signal all processes of the jobs' sessions, and those that left their session but carry its mark."""
+        if action not in _SIGNALS and action is not Action.SIGNAL:
+            raise UnsupportedOperation(f"plain processes can't be {_DONE[action]}", resource=self.name)
+        sent = _SIGNALS.get(action) or signal
         listed = "".join(f"{job.jobid} {job.token}\n" for job in jobs)
         marks = "".join(f"BATCHLIB_TOKEN={job.token}\n" for job in jobs)
-        return f"""cd {quote(self.spool)} || exit
+        note = {
+            Action.CANCEL: f'echo cancelled > "$token/{RESERVED}/killed"; rm -f "$token/{RESERVED}/stopped"',
+            Action.SUSPEND: f': > "$token/{RESERVED}/stopped"',
+            Action.RESUME: f'rm -f "$token/{RESERVED}/stopped"',
+        }.get(action, ":")
+        finish = f"(trap '' HUP; sleep {_GRACE}; end KILL) </dev/null >/dev/null 2>&1 &"
+        program = f"""cd {quote(self.spool)} || exit
 {_LOOK}sessions=
 while read -r jobid token; do
   look "$jobid"
   if [ "$where" != "$host" ]; then echo "$jobid elsewhere"; continue; fi
   [ -n "$alive" ] || {{ echo "$jobid ended"; continue; }}
-  echo cancelled > "$token/{RESERVED}/killed"
+  {note}
   sessions="$sessions $pid"
-  echo "$jobid cancelled"
+  echo "$jobid done"
 done <<'.'
 {listed}.
 [ -n "$sessions" ] || exit 0
@@ -140,24 +152,30 @@ end() {{ # signal: all but the leaders, which have to write how it ended
     grep -alF -f - /proc/[0-9]*/environ 2>/dev/null <<'.' | sed 's,/proc/,,; s,/environ,,'
 {marks}.
   }} | sort -u | while read -r pid; do
-    case " $sessions " in *" $pid "*) ;; *) kill -s "$1" "$pid" 2>/dev/null; kill -s CONT "$pid" 2>/dev/null ;; esac
+    case " $sessions " in *" $pid "*) ;; *) kill -s "$1" "$pid" 2>/dev/null ;; esac
   done
 }}
-end TERM
-(trap '' HUP; sleep {_GRACE}; end KILL) </dev/null >/dev/null 2>&1 &
+end {sent}
+{f"end CONT; {finish}" if action is Action.CANCEL else ""}
 """
+        return {"processes": program}
 
-    def parse_cancel(self, answer: Completed, jobs: Sequence[Job]) -> dict[str, Answer]:
+    def control_answers(
+        self, action: Action, jobs: Sequence[Job], parts: Mapping[str, Completed]
+    ) -> Mapping[str, Answer]:
         """Read which jobs were found."""
+        answer = parts["processes"]
         if answer.exitcode != 0:
-            raise SystemUnavailable(f"the processes could not be ended: {answer.err.strip()[-300:]}")
-        outcomes = {"ended": Outcome.ALREADY_ENDED, "cancelled": Outcome.DONE}
+            raise SystemUnavailable(f"the processes could not be signalled: {answer.err.strip()[-300:]}")
+        outcomes = {"ended": Outcome.ALREADY_ENDED, "done": Outcome.DONE}
         found = {}
         for line in answer.out.splitlines():
             jobid, _, fact = line.partition(" ")
             if fact == "elsewhere":
                 where = jobid.partition("@")[2]
-                error = SystemUnavailable(f"the job runs on {where}: reach that host to cancel it", resource=self.name)
+                error = SystemUnavailable(
+                    f"the job runs on {where}: reach that host to {action.value} it", resource=self.name
+                )
                 found[jobid] = Answer(Outcome.UNKNOWN, error)
             elif fact in outcomes:
                 found[jobid] = Answer(outcomes[fact])
@@ -184,6 +202,8 @@ def _row(jobid: str, facts: Mapping[str, str]) -> JobRow:
     """Judge one job by what was printed of it."""
     if "running" in facts:
         return JobRow(jobid, State.RUNNING, "running")
+    if "suspended" in facts:
+        return JobRow(jobid, State.SUSPENDED, "suspended")
     if "elsewhere" in facts:
         return JobRow(jobid, State.UNDETERMINED, f"runs on {jobid.partition('@')[2]}")
     code = int(facts["code"]) if re.fullmatch(r"\d{1,3}", facts.get("code", "")) else None

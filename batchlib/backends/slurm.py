@@ -12,11 +12,12 @@ from typing import ClassVar
 
 import attrs
 
-from ..errors import JobNotFound, OperationRefused, SystemUnavailable
+from ..errors import SystemUnavailable
 from ..quantity import Duration, Memory, whole_number
 from ..run import Accounting, Reason, State
 from ..transport.shell import Completed
-from .base import Answer, Outcome, ResourceStatus
+from . import control
+from .base import Action, Answer, Outcome, ResourceStatus
 from .batch import BatchSystem, Job
 from .programs import quote
 from .verdict import JobRow
@@ -79,6 +80,13 @@ _JOBID = re.compile(r"([0-9]{1,18})(?:_([0-9]{1,18}))?(?:\+0)?")
 _CLOCK = re.compile(r"(?:([0-9]{1,9})-)?(?:([0-9]{1,9}):)?([0-9]{1,9}):([0-9]{1,9}(?:\.[0-9]{1,9})?)")
 #: What the tools print when they did not do what they were asked, whatever their exit code.
 _COMPLAINT = re.compile(r"^(?:s[a-z]+:|slurm_\w+:?) (?:error|fatal)\b", re.MULTILINE)
+_REFUSALS = (
+    "Access/permission denied",
+    "Invalid user id",
+    "Requested operation is presently disabled",
+    "Job is pending execution",
+    "Job is not suspended",
+)
 _KILL_ERROR = re.compile(r"scancel: error: Kill job error on job id (\S+): (.*)")
 
 
@@ -118,7 +126,9 @@ class SlurmBackend(BatchSystem):
     )
     # the controller may have taken the job and been too slow to say so: seen with one that was stopped for a while
     unclear_submit = ("Socket timed out", "Unexpected message received", "Connection reset", "Transport endpoint")
-    capabilities = frozenset({"accounting", "array", "dependency", "hold", "monitoring", "requeue"})
+    capabilities = frozenset(
+        {"accounting", "array", "dependency", "hold", "monitoring", "requeue", "signal", "suspend"}
+    )
 
     _accounting_works = True
 
@@ -179,21 +189,57 @@ class SlurmBackend(BatchSystem):
                 found[name] = jobid
         return found
 
-    def cancel_command(self, jobs: Sequence[Job]) -> str:
-        """End jobs with one scancel, or as many as the command line's length demands."""
+    def control_commands(self, action: Action, jobs: Sequence[Job], signal: str) -> dict[str, str]:
+        """Cancel with one scancel, or as many as the command line's length demands; all else job by job."""
+        if action is not Action.CANCEL:
+            return super().control_commands(action, jobs, signal)
         listed = "\n".join(job.jobid for job in jobs)
-        return f"xargs {self.command('scancel')} <<'.'\n{listed}\n."
+        return {"scancel": f"xargs {self.command('scancel')} <<'.'\n{listed}\n."}
 
-    def parse_cancel(self, answer: Completed, jobs: Sequence[Job]) -> dict[str, Answer]:
-        """Read scancel's complaints: it says nothing of jobs that it cancelled, or that had ended."""
-        self.check_command(answer)
+    def control_command(self, action: Action, job: Job, signal: str) -> str:
+        """Make the command for one job. Suspending is for operators; everybody may stop their own processes."""
+        scontrol, scancel = self.command("scontrol"), f"{self.command('scancel')} --full -s"
+        if action is Action.SIGNAL:
+            return f"{scancel} {signal} {job.jobid}"
+        if action in (Action.SUSPEND, Action.RESUME):
+            own = "STOP" if action is Action.SUSPEND else "CONT"
+            return (
+                f"said=$({scontrol} {action.value} {job.jobid} 2>&1) || case $said in\n"
+                f"*permission*|*'not suspended'*) {scancel} {own} {job.jobid} ;;\n"
+                '*) printf "%s\\n" "$said" >&2; exit 1 ;;\nesac'
+            )
+        return f"{scontrol} {action.value} {job.jobid}"
+
+    def control_answers(
+        self, action: Action, jobs: Sequence[Job], parts: Mapping[str, Completed]
+    ) -> Mapping[str, Answer]:
+        """Read the answers; scancel says nothing of jobs that it cancelled, or that had ended."""
+        if action is not Action.CANCEL:
+            return super().control_answers(action, jobs, parts)
+        answer = self.check_command(parts["scancel"])
         found: dict[str, Answer] = {}
         for line in answer.err.splitlines():
             if match := _KILL_ERROR.match(line):
-                found[match[1]] = _cancel_answer(match[1], match[2], self.name)
+                found[match[1]] = self._refusal(f"cancelling {match[1]}: {match[2]}")
         if answer.exitcode != 0 and not found:
             raise self._unavailable("scancel", answer)
         return found
+
+    def control_answer(self, action: Action, job: Job, answer: Completed) -> Answer:
+        """Read scontrol's answer."""
+        if answer.exitcode == 0:
+            return Answer(Outcome.DONE)
+        return self._refusal(f"{action.value}: {answer.err.strip()}")
+
+    def _refusal(self, said: str) -> Answer:
+        """Give the meaning of what scontrol or scancel complained about."""
+        if "already completing or completed" in said or "already finished" in said:
+            return Answer(Outcome.ALREADY_ENDED)
+        if any(sign in said for sign in _REFUSALS):
+            return control.refused(said, self)
+        if "Invalid job id" in said:
+            return control.not_found(said, self)
+        return control.unknown(said, self)
 
     def version_command(self) -> str:
         """Ask sbatch, which answers without its controller."""
@@ -235,18 +281,6 @@ class SlurmBackend(BatchSystem):
             exitcode=answer.exitcode,
             stderr=answer.err,
         )
-
-
-def _cancel_answer(jobid: str, said: str, resource: str) -> Answer:
-    """Give the meaning of what scancel complained about."""
-    message = f"cancelling {jobid}: {said}"
-    if "already completing or completed" in said:
-        return Answer(Outcome.ALREADY_ENDED)
-    if "Access/permission denied" in said or "Invalid user id" in said:
-        return Answer(Outcome.REFUSED, OperationRefused(message, resource=resource))
-    if "Invalid job id" in said:
-        return Answer(Outcome.NOT_FOUND, JobNotFound(message, resource=resource))
-    return Answer(Outcome.UNKNOWN, SystemUnavailable(message, resource=resource))
 
 
 def native_state(text: str) -> tuple[State, Reason | None]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchlib.application import Application
-from batchlib.backends.base import Outcome
+from batchlib.backends.base import Action, Outcome
 from batchlib.backends.batch import Job
 from batchlib.backends.slurm import (
     SlurmBackend,
@@ -192,7 +192,11 @@ def test_no_text_breaks_the_exit_code_parser(text: str) -> None:
 def test_no_answer_is_more_than_an_answer_or_an_error(out: bytes, err: bytes, code: int) -> None:
     backend = SlurmBackend("lab")
     answer = Completed(code, out, err)
-    for parse in (backend.parse_queue, backend.parse_accounting, lambda answer: backend.parse_cancel(answer, [])):
+    for parse in (
+        backend.parse_queue,
+        backend.parse_accounting,
+        lambda answer: backend.control_answers(Action.CANCEL, [], {"scancel": answer}),
+    ):
         try:
             parse(answer)
         except (SystemUnavailable, CommandNotFound):
@@ -307,7 +311,7 @@ def test_accounting_is_asked_for_many_jobs_at_a_time(commands: Path) -> None:
 
 def test_cancelling_many_jobs(commands: Path) -> None:
     jobs = [Job(str(10_000_000 + number), "b" * 16) for number in range(20_000)]
-    calls = run(SlurmBackend("lab").cancel_command(jobs), commands)
+    calls = run(SlurmBackend("lab").control_commands(Action.CANCEL, jobs, "")["scancel"], commands)
     assert 1 <= len(calls) < 20
     named = [word for call in calls for word in call.removeprefix("scancel ").strip().split(" ")]
     assert named == [f"<{job.jobid}>" for job in jobs]
@@ -371,7 +375,7 @@ def test_several_complaints_of_scancel() -> None:
         "scancel: error: Kill job error on job id 4: Job/step already completing or completed\n"
         "scancel: error: Kill job error on job id 5: Unable to contact slurm controller (connect failure)\n"
     )
-    found = SlurmBackend("lab").parse_cancel(Completed(123, b"", text.encode()), [])
+    found = SlurmBackend("lab").control_answers(Action.CANCEL, [], {"scancel": Completed(123, b"", text.encode())})
     assert {jobid: answer.outcome for jobid, answer in found.items()} == {
         "1": Outcome.REFUSED,
         "2_3": Outcome.NOT_FOUND,
@@ -380,7 +384,9 @@ def test_several_complaints_of_scancel() -> None:
     }
     assert all((answer.error is None) is (jobid == "4") for jobid, answer in found.items())
     with pytest.raises(CommandNotFound):
-        SlurmBackend("lab").parse_cancel(Completed(127, b"", b"xargs: scancel: No such file or directory"), [])
+        SlurmBackend("lab").control_answers(
+            Action.CANCEL, [], {"scancel": Completed(127, b"", b"xargs: scancel: No such file or directory")}
+        )
 
 
 # --- the header ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 import pytest
 
-from batchlib.backends.base import Outcome
+from batchlib.backends.base import Action, Outcome
 from batchlib.backends.slurm import SlurmBackend, parse_accounting, parse_queue_line
 from batchlib.backends.verdict import JobRow, Verdict, judge
 from batchlib.errors import (
@@ -149,7 +149,7 @@ def read_sbatch(entry: Record) -> None:
 
 def read_scancel(entry: Record) -> None:
     try:
-        found = slurm(entry.answer).parse_cancel(entry.answer, [])
+        found = slurm(entry.answer).control_answers(Action.CANCEL, [], {"scancel": entry.answer})
     except SystemUnavailable:
         assert entry.answer.exitcode
     else:
@@ -560,7 +560,10 @@ def test_a_submission_that_was_killed_may_have_been_accepted() -> None:
 
 def cancelled(command: str, scenario: str) -> dict[str, Outcome]:
     entry = records(command, scenario)[0]
-    return {jobid: answer.outcome for jobid, answer in slurm(entry.answer).parse_cancel(entry.answer, []).items()}
+    return {
+        jobid: answer.outcome
+        for jobid, answer in slurm(entry.answer).control_answers(Action.CANCEL, [], {"scancel": entry.answer}).items()
+    }
 
 
 def test_somebody_elses_job_is_a_refusal() -> None:
@@ -570,20 +573,20 @@ def test_somebody_elses_job_is_a_refusal() -> None:
 def test_a_job_that_had_ended_is_no_error() -> None:
     assert cancelled("scancel 95", "error: finished job") == {}
     entry = records("scancel -v 95", "error: finished job")[0]
-    answer = slurm(entry.answer).parse_cancel(entry.answer, [])["95"]
+    answer = slurm(entry.answer).control_answers(Action.CANCEL, [], {"scancel": entry.answer})["95"]
     assert (answer.outcome, answer.error) == (Outcome.ALREADY_ENDED, None)
 
 
 @pytest.mark.parametrize("scenario", ["slurmctld down", "slurmctld hangs (MessageTimeout=10)"])
 def test_a_controller_that_does_not_answer_may_have_done_it(scenario: str) -> None:
     entry = records("scancel .*", scenario)[0]
-    answer = slurm(entry.answer).parse_cancel(entry.answer, [])["121"]
+    answer = slurm(entry.answer).control_answers(Action.CANCEL, [], {"scancel": entry.answer})["121"]
     assert answer.outcome is Outcome.UNKNOWN
     assert isinstance(answer.error, SystemUnavailable)
 
 
 def test_without_authentication_nothing_can_be_cancelled() -> None:
     entry = records("scancel .*", "munged down")[0]
-    [(jobid, answer)] = slurm(entry.answer).parse_cancel(entry.answer, []).items()
+    [(jobid, answer)] = slurm(entry.answer).control_answers(Action.CANCEL, [], {"scancel": entry.answer}).items()
     assert (jobid, answer.outcome) == ("150", Outcome.UNKNOWN)
     assert isinstance(answer.error, SystemUnavailable)
