@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 import attrs
 
@@ -21,6 +21,8 @@ from ..errors import DataStagingError
 
 _CHUNK = 1 << 20
 _BLOCK = tarfile.BLOCKSIZE
+#: The latest modification time, in seconds since the epoch, that is believed.
+_LATEST = 1 << 40
 
 
 @attrs.frozen
@@ -180,21 +182,39 @@ def unpack(
     Raises
     ------
     DataStagingError
-        The archive is damaged, or names something outside of where it belongs.
+        The archive is damaged, or names something outside of where it belongs; or a file can't be written.
     """
     names: list[str] = []
+    files: dict[str, Path] = {}
     reader = cast(BinaryIO, _Reader(chunks))
     try:
-        with tarfile.open(fileobj=reader, mode="r|", errorlevel=2, encoding="utf-8") as archive:
+        with tarfile.open(fileobj=reader, mode="r|", errorlevel=2, encoding="utf-8", tarinfo=_Member) as archive:
             for member in archive:
                 name = _safe(member.name)
                 names.append(name)
                 path = place(name)
                 if path is not None:
-                    _extract(archive, member, path, wanted)
+                    try:
+                        _extract(archive, member, path, wanted, files)
+                    except OSError as error:
+                        raise DataStagingError(f"cannot write {path}: {error.strerror}") from error
     except tarfile.TarError as error:
         raise DataStagingError(f"what came is not a sound archive: {error}") from error
     return names
+
+
+class _Member(tarfile.TarInfo):
+    """A member of an archive that has to come to a proper end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Member:
+        """Read the next header; the library itself takes a damaged one for the end."""
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from error
 
 
 def _extract(
@@ -202,20 +222,53 @@ def _extract(
     member: tarfile.TarInfo,
     path: Path,
     wanted: Callable[[Path, int, float], bool],
+    files: dict[str, Path],
 ) -> None:
+    """Write one member; `files` are the regular ones that came before it."""
+    name = _safe(member.name)
+    below = _named_by(name, path)
+    for directory in path.parents[: max(0, below - 1)]:
+        if directory.is_symlink():
+            raise DataStagingError(f"{directory} is a symbolic link; nothing is written through it")
     if member.isdir():
         _make_directory(path)
         return
     _make_directory(path.parent)
     if member.issym():
-        if _stays_inside(member.name, member.linkname, root=PurePosixPath(member.name).parts[0]):
+        if below and _stays_inside(
+            os.path.abspath(path), member.linkname, root=os.path.abspath(path.parents[below - 1])
+        ):
             path.unlink(missing_ok=True)
             path.symlink_to(member.linkname)
         return
-    content = archive.extractfile(member) if member.isreg() else None
-    if content is None or (path.exists() and not wanted(path, member.size, member.mtime)):
+    mtime = member.mtime if 0 <= member.mtime < _LATEST else 0
+    if member.islnk():
+        twin = files.get(_safe(member.linkname))
+        if twin is None:
+            raise DataStagingError(f"{name!r} came as a link to {member.linkname!r}, which did not come")
+        size = twin.stat().st_size
+        content: IO[bytes] = twin.open("rb")
+    elif member.isreg():
+        size, content = member.size, cast(IO[bytes], archive.extractfile(member))
+    else:
         return
-    write_atomically(path, iter(lambda: content.read(_CHUNK), b""), mode=member.mode & 0o777, mtime=member.mtime)
+    with content:
+        if not path.exists() or wanted(path, size, mtime):
+            write_atomically(path, iter(lambda: content.read(_CHUNK), b""), mode=member.mode & 0o777, mtime=mtime)
+    files[name] = path
+
+
+def _named_by(name: str, path: Path) -> int:
+    """Count the last parts of a local path that are the archive's word: those it shares with the member's name.
+
+    The first part of the name is that of the tree itself, for which we chose the place.
+    """
+    count = 0
+    for theirs, ours in zip(reversed(PurePosixPath(name).parts[1:]), reversed(path.parts), strict=False):
+        if theirs != ours:
+            break
+        count += 1
+    return count
 
 
 def write_atomically(path: Path, chunks: Iterable[bytes], *, mode: int, mtime: float | None = None) -> None:
@@ -232,7 +285,7 @@ def write_atomically(path: Path, chunks: Iterable[bytes], *, mode: int, mtime: f
     mtime : float, optional
         Its modification time, in seconds since the epoch.
     """
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
+    descriptor, temporary = tempfile.mkstemp(prefix=".batchlib-", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             for chunk in chunks:
@@ -257,7 +310,7 @@ def _make_directory(path: Path) -> None:
 def _safe(name: str) -> str:
     """Give the normal form of a member's name, refusing what would escape."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise DataStagingError(f"the archive names {name!r}, which lies outside of where it belongs; refused")
     return str(path)
 
