@@ -284,11 +284,11 @@ class Engine:
             if isinstance(answer, BatchlibError):
                 app.execution.note(f"outputs not fetched: {answer}")
                 if answer.kind is Kind.PERMANENT:
-                    self.unfetched[app.task_id or ""] = str(answer)
+                    self.unfetched[app.task_id or ""] = app.execution.info
             else:
                 note_collected(app, answer)
                 if answer.missing:
-                    self.unfetched[app.task_id or ""] = f"missing: {', '.join(answer.missing)}"
+                    self.unfetched[app.task_id or ""] = f"missing outputs: {', '.join(answer.missing)}"
         self.session.save(apps)
 
     # --- helpers -------------------------------------------------------------------------------------------

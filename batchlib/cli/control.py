@@ -1,0 +1,147 @@
+"""What several commands do to tasks: bring up to date, end, and clean away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ..backends.base import Answer, Backend, Outcome
+from ..errors import BatchlibError, ConfigurationError
+from ..run import State
+from .common import by_resource
+
+if TYPE_CHECKING:
+    from ..application import Application
+    from ..engine import Engine
+    from ..session import Session
+
+#: Seconds that tasks may take to end once they were told to: batch systems give processes 5 to 30 s.
+_PATIENCE = 90.0
+_PAUSES = (0.2, 0.5, 1.0, 2.0)
+
+
+def outputs_wait(app: Application) -> bool:
+    """Tell whether a task that ended has outputs on the cluster that were not fetched."""
+    run = app.execution
+    return run.jobid is not None and not run.collected and not run.freed
+
+
+def refresh(engine: Engine, apps: Iterable[Application]) -> dict[Application, BatchlibError]:
+    """Bring the states of live tasks up to date; give those for which that went wrong. Nothing is saved.
+
+    Parameters
+    ----------
+    engine : Engine
+        Knows the resources.
+    apps : iterable of Application
+        Any tasks.
+    """
+    problems: dict[Application, BatchlibError] = {}
+    for name, group in by_resource(engine, (app for app in apps if app.execution.state.live)).items():
+        try:
+            backend = engine.backend(name)
+        except ConfigurationError as error:
+            problems |= dict.fromkeys(group, error)
+            continue
+        answers = _recover(backend, group)
+        answers |= backend.update_job_states([app for app in group if answers.get(app) is None])
+        problems |= {app: error for app, error in answers.items() if error is not None}
+    return problems
+
+
+def cancel(engine: Engine, apps: Iterable[Application]) -> dict[Application, Answer]:
+    """End tasks, one request a resource. Nothing is saved.
+
+    Parameters
+    ----------
+    engine : Engine
+        Knows the resources.
+    apps : iterable of Application
+        Any tasks; those that have ended are none of an error.
+    """
+    answers: dict[Application, Answer] = {}
+    for name, group in by_resource(engine, apps).items():
+        try:
+            backend = engine.backend(name)
+        except ConfigurationError as error:
+            for app in group:
+                ended = app.execution.state.final
+                answers[app] = Answer(Outcome.ALREADY_ENDED) if ended else Answer(Outcome.UNKNOWN, error)
+            continue
+        _recover(backend, group)
+        answers |= backend.cancel_jobs(group)
+    return answers
+
+
+def _recover(backend: Backend, apps: Iterable[Application]) -> dict[Application, BatchlibError | None]:
+    """Find out about tasks whose submission was cut short."""
+    unclear = [app for app in apps if app.execution.state is State.SUBMITTING]
+    return backend.recover_jobs(unclear) if unclear else {}
+
+
+def clean_away(engine: Engine, session: Session, apps: Sequence[Application], *, force: bool) -> dict[Application, str]:
+    """Remove tasks' sandboxes, and then the tasks from their session. The session's lock has to be held.
+
+    Parameters
+    ----------
+    engine : Engine
+        Knows the resources.
+    session : Session
+        The session.
+    apps : sequence of Application
+        Its tasks.
+    force : bool
+        Cancel tasks that have not ended, and give up outputs that were not fetched.
+
+    Returns
+    -------
+    dict of Application to str
+        For each task that stays, the reason.
+    """
+    problems: dict[Application, str] = {app: str(error) for app, error in refresh(engine, apps).items()}
+    if force:
+        problems |= _end(engine, session, [app for app in apps if not app.execution.state.final])
+    session.save(apps)
+    ready = []
+    for app in apps:
+        if not app.execution.state.final:
+            problems.setdefault(app, f"it has not ended ({app.execution.state.value}): wait, or say -f to cancel it")
+        elif outputs_wait(app) and not force:
+            problems[app] = "its outputs were not fetched: gget first, or say -f to give them up"
+        else:
+            ready.append(app)
+            problems.pop(app, None)
+    for name, group in by_resource(engine, ready).items():
+        try:
+            backend = engine.backend(name)
+        except ConfigurationError as error:
+            if not force and any(app.execution.token and not app.execution.freed for app in group):
+                problems |= dict.fromkeys(group, f"{error}; say -f to forget what lies there")
+            continue
+        freed = backend.free_jobs(group)
+        problems |= {app: f"its sandbox can't be removed: {error}" for app, error in freed.items() if error is not None}
+    session.remove(app for app in ready if app not in problems)
+    return problems
+
+
+def _end(engine: Engine, session: Session, apps: Sequence[Application]) -> dict[Application, str]:
+    """Cancel tasks and wait until they have ended; tell of those that have not."""
+    if not apps:
+        return {}
+    problems = {}
+    for app, answer in cancel(engine, apps).items():
+        if answer.outcome in (Outcome.REFUSED, Outcome.UNKNOWN):
+            problems[app] = f"it could not be cancelled: {answer.error or answer.outcome.value}"
+    session.save(apps)
+    deadline = time.monotonic() + _PATIENCE
+    for pause in (*_PAUSES, *[_PAUSES[-1]] * 1000):
+        waiting = [app for app in apps if app not in problems and not app.execution.state.final]
+        problems |= {app: str(error) for app, error in refresh(engine, waiting).items()}
+        if all(app.execution.state.final for app in waiting) or time.monotonic() > deadline:
+            break
+        time.sleep(pause)
+    for app in apps:
+        if not app.execution.state.final:
+            problems.setdefault(app, "it was cancelled and is still ending: try again later")
+    return problems

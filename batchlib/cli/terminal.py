@@ -1,0 +1,47 @@
+"""Whether a person is there, and asking them."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+import threading
+
+#: Several connections may be made at a time; a person answers one question after the other.
+_one_at_a_time = threading.Lock()
+
+
+def has_person() -> bool:
+    """Tell whether somebody sits at a terminal who can be asked."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+def ask_person(question: str, show: bool) -> str:
+    """Ask for a password or a code.
+
+    Parameters
+    ----------
+    question : str
+        The question.
+    show : bool
+        Whether the answer may be seen while it is typed.
+    """
+    with _one_at_a_time:
+        if not show:
+            return getpass.getpass(question)
+        with open("/dev/tty", "r+", encoding="utf-8", buffering=1) as terminal:
+            terminal.write(question)
+            return terminal.readline().rstrip("\n")
+
+
+def colours() -> bool:
+    """Tell whether standard output takes colours."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return sys.stdout is not None and sys.stdout.isatty()
