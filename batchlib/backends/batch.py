@@ -360,7 +360,7 @@ class BatchSystem(Backend):
         }
         if answer.exitcode in (126, 127):
             return self._command_not_found(said, details)
-        if answer.exitcode == 0 or any(sign in said for sign in self.unclear_submit):
+        if answer.exitcode in (0, *programs.KILLED) or any(sign in said for sign in self.unclear_submit):
             return SubmissionUnclear(f"it is not known whether the job was accepted: {said}", **details)
         if any(sign in said for sign in self.capacity_submit):
             return CapacityReached(f"there is no room for more jobs now: {said}", **details)

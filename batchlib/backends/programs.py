@@ -25,6 +25,9 @@ CLEAN = "export LC_ALL=C TZ=UTC\n"
 NO_SPOOL = 96
 UNPACKING_FAILED = 97
 
+#: What a shell says of a submit command that died of a signal: it may have been done with asking.
+KILLED = tuple(128 + signal for signal in (1, 2, 6, 9, 11, 13, 15))
+
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 
 
@@ -145,7 +148,7 @@ while IFS=' ' read -r token command; do
   printf '%s\\n' "$answer"
   if [ -s "$own/submit.err" ]; then cat "$own/submit.err" >&2; fi
   {sections.end('"$token"', '"$code"')}
-  [ "$code" -eq 0 ] && continue
+  case $code in 0) continue ;; {"|".join(map(str, KILLED))}) stop=yes; continue ;; esac
   case $answer$(cat "$own/submit.err") in {signs}) stop=yes ;; *) rm -rf "./$token" ;; esac
 done <<'.'
 {listed}.
