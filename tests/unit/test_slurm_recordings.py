@@ -548,7 +548,6 @@ def test_what_no_id_was_printed_for() -> None:
     assert kinds == {Kind.PERMANENT: 37, Kind.TRANSIENT: 5, Kind.UNCLEAR: 8}
 
 
-@pytest.mark.xfail(strict=True, reason="a submit command that was killed counts as a refusal")
 def test_a_submission_that_was_killed_may_have_been_accepted() -> None:
     # this one had been: the job ran under another client's eyes
     [entry] = records("sbatch -J orphan .*")
