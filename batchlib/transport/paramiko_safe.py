@@ -135,8 +135,9 @@ class SafeChannel(_Channel):
             with self.lock:
                 if self.closed:
                     raise OSError(errno.EPIPE, "the channel is closed")
-                # only wait for room here: taking it is one step with sending
-                self.out_window_size += self._wait_for_send_window(1)
+                # only wait for room here and give it back: taking it is one step with sending
+                taken = self._wait_for_send_window(1)
+                self.out_window_size += taken
             sent = 0
 
             def build() -> Iterable[Message]:
