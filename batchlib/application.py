@@ -50,11 +50,26 @@ def _pairs(value: Mapping[str, str] | Iterable[object], *, bare_keeps_path: bool
 
 
 def _inputs(value: Mapping[str, str] | Iterable[object]) -> dict[str, str]:
-    return _pairs(value, bare_keeps_path=False)
+    return {local: _name(remote) for local, remote in _pairs(value, bare_keeps_path=False).items()}
 
 
 def _outputs(value: Mapping[str, str] | Iterable[object]) -> dict[str, str]:
-    return _pairs(value, bare_keeps_path=True)
+    pairs = [(_name(remote), _name(local)) for remote, local in _pairs(value, bare_keeps_path=True).items()]
+    return _pairs(pairs, bare_keeps_path=True)
+
+
+def _name(value: str | os.PathLike[str]) -> str:
+    """Give the plain form of a relative name, without ``./`` and trailing slashes."""
+    name = os.fspath(value)
+    return str(PurePosixPath(name)) if name else name
+
+
+def _variables(value: Mapping[str, str]) -> dict[str, str]:
+    return dict(value)
+
+
+def _dependencies(value: Iterable[Dependency]) -> tuple[Dependency, ...]:
+    return tuple(value)
 
 
 def _memory(value: str | Memory | None) -> Memory | None:
@@ -67,6 +82,46 @@ def _duration(value: str | Duration | None) -> Duration | None:
 
 def _path(value: str | os.PathLike[str] | None) -> str | None:
     return None if value is None else os.fspath(value)
+
+
+@attrs.frozen
+class ArrayElement:
+    """A task's place in an array.
+
+    Parameters
+    ----------
+    name : str
+        The array's id in the session.
+    index : int
+        The element's index.
+    max_running : int, optional
+        Elements of the array that may run at a time.
+    """
+
+    name: str
+    index: int
+    max_running: int | None = None
+
+
+@attrs.frozen
+class Dependency:
+    """Tasks that have to end before another one may start.
+
+    Parameters
+    ----------
+    ids : tuple of str
+        Them; the id of an array means all its elements.
+    on : str
+        How they have to end: ``ok`` (all of them DONE), ``notok`` (all of them ended otherwise) or ``any``.
+    """
+
+    ids: tuple[str, ...] = attrs.field(converter=_words)
+    on: str = attrs.field(default="ok")
+
+    @on.validator
+    def _check_on(self, _attribute: object, value: str) -> None:
+        if value not in ("ok", "any", "notok"):
+            raise InvalidValue(f"{value!r} is no way for a task to end: use ok, any or notok")
 
 
 @attrs.define(eq=False, repr=False)
@@ -137,6 +192,8 @@ class Application:
         How often an engine runs it again after a failure.
     tags : list of str
         Anything; kept for you.
+    after : sequence of Dependency
+        Tasks of the same session that have to end before this one may start.
 
     Attributes
     ----------
@@ -144,6 +201,8 @@ class Application:
         What became of it.
     task_id : str or None
         Its name in a session.
+    array : ArrayElement or None
+        Its place in an array.
 
     Raises
     ------
@@ -155,10 +214,10 @@ class Application:
     inputs: dict[str, str] = attrs.field(factory=dict, converter=_inputs, kw_only=True)
     outputs: dict[str, str] = attrs.field(factory=dict, converter=_outputs, kw_only=True)
     output_dir: str | None = attrs.field(default=None, converter=_path, kw_only=True)
-    environment: dict[str, str] = attrs.field(factory=dict, converter=dict, kw_only=True)
+    environment: dict[str, str] = attrs.field(factory=dict, converter=_variables, kw_only=True)
     stdin: str | None = attrs.field(default=None, converter=_path, kw_only=True)
-    stdout: str = attrs.field(default="stdout.txt", kw_only=True)
-    stderr: str = attrs.field(default="stderr.txt", kw_only=True)
+    stdout: str = attrs.field(default="stdout.txt", converter=_name, kw_only=True)
+    stderr: str = attrs.field(default="stderr.txt", converter=_name, kw_only=True)
     join: bool = attrs.field(default=False, kw_only=True)
     jobname: str = attrs.field(default="", kw_only=True)
     application_name: str = attrs.field(default="", kw_only=True)
@@ -187,6 +246,8 @@ class Application:
     native: tuple[str, ...] = attrs.field(factory=tuple, converter=tuple, kw_only=True)
     retries: int = attrs.field(default=0, kw_only=True)
     tags: tuple[str, ...] = attrs.field(factory=tuple, converter=tuple, kw_only=True)
+    after: tuple[Dependency, ...] = attrs.field(factory=tuple, converter=_dependencies, kw_only=True)
+    array: ArrayElement | None = attrs.field(default=None, kw_only=True)
     execution: Run = attrs.field(factory=Run, kw_only=True)
     task_id: str | None = attrs.field(default=None, kw_only=True)
 

@@ -133,6 +133,22 @@ class Accounting:
     native: dict[str, str] = attrs.Factory(dict)
 
 
+@attrs.frozen
+class NativeDependency:
+    """A job that the batch system itself waits for.
+
+    Parameters
+    ----------
+    jobid : str
+        Its native id.
+    on : str
+        How it has to end: ``ok``, ``notok`` or ``any``.
+    """
+
+    jobid: str
+    on: str
+
+
 @attrs.define
 class Run:
     """What became of one task.
@@ -157,6 +173,8 @@ class Run:
         The name of its sandbox, unique in the world, made before anything is sent.
     submission_started : bool
         Whether the batch system may have been asked already.
+    waits_for : tuple of NativeDependency
+        Jobs that the batch system was told to let end first.
     cancel_requested : bool
         Whether we asked the batch system to end it.
     collected : bool
@@ -188,6 +206,7 @@ class Run:
     jobid: str | None = None
     token: str | None = None
     submission_started: bool = False
+    waits_for: tuple[NativeDependency, ...] = ()
     cancel_requested: bool = False
     collected: bool = False
     freed: bool = False

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 
 import attrs
 
@@ -24,7 +24,7 @@ from .transport.archive import Entry, entries_of
 
 #: No vowels, so that no words arise; no letters that look like digits.
 _ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
-_TOKEN = re.compile(f"b[{_ALPHABET}]{{15}}")
+_TOKEN = re.compile(f"(?P<root>b[{_ALPHABET}]{{15}})(?:/(?P<index>[0-9]{{1,9}}))?")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 _TIMES = re.compile(r"(\d+)m([\d.]+)s")
 
@@ -46,6 +46,28 @@ def check_token(token: str) -> str:
     return token
 
 
+def root_of(token: str) -> str:
+    """Give the directory of the spool that a sandbox is, or, for an element of an array, lies in."""
+    return check_token(token).partition("/")[0]
+
+
+def split_member(name: str, tokens: Collection[str]) -> tuple[str, str]:
+    """Take a path below the spool directory apart into sandbox and name; the sandbox is empty for a stranger.
+
+    Parameters
+    ----------
+    name : str
+        The path.
+    tokens : collection of str
+        The sandboxes that it may lie in.
+    """
+    first, _, rest = name.partition("/")
+    second, _, inner = rest.partition("/")
+    if f"{first}/{second}" in tokens:
+        return f"{first}/{second}", inner
+    return (first, rest) if first in tokens else ("", name)
+
+
 def unique_name(jobname: str, token: str, length: int) -> str:
     """Make the name under which a job is queued: readable for people, and unique, so that it can be looked up.
 
@@ -62,8 +84,38 @@ def unique_name(jobname: str, token: str, length: int) -> str:
     return f"{readable}.{token}" if readable else token
 
 
-def entries(app: Application, token: str, script: str) -> Iterator[Entry]:
-    """List all that goes into a job's sandbox.
+def root_entries(token: str, script: str) -> Iterator[Entry]:
+    """List what a submission needs: the directory that it is made from, and the job script.
+
+    Parameters
+    ----------
+    token : str
+        The sandbox, or the directory of an array's sandboxes.
+    script : str
+        The text of the job script.
+    """
+    yield Entry(token, None)
+    yield Entry(f"{token}/{RESERVED}", None)
+    yield Entry(f"{token}/{RESERVED}/script", script.encode("utf-8", "surrogateescape"), 0o700)
+
+
+def element_entries(token: str, command: str) -> Iterator[Entry]:
+    """List what makes a directory the sandbox of an array's element.
+
+    Parameters
+    ----------
+    token : str
+        The sandbox.
+    command : str
+        Shell text that becomes its command.
+    """
+    yield Entry(token, None)
+    yield Entry(f"{token}/{RESERVED}", None)
+    yield Entry(f"{token}/{RESERVED}/command", command.encode("utf-8", "surrogateescape"))
+
+
+def input_entries(app: Application, token: str) -> Iterator[Entry]:
+    """List a job's inputs, and the directories that its outputs need.
 
     Parameters
     ----------
@@ -71,31 +123,26 @@ def entries(app: Application, token: str, script: str) -> Iterator[Entry]:
         The job.
     token : str
         Its sandbox.
-    script : str
-        The text of its job script.
     """
-    yield Entry(token, None)
-    yield Entry(f"{token}/{RESERVED}", None)
-    yield Entry(f"{token}/{RESERVED}/script", script.encode("utf-8", "surrogateescape"), 0o700)
     if app.stdin is not None:
         yield from entries_of(Path(app.stdin), f"{token}/{STDIN}")
     directories: set[str] = set()
     for local, remote in app.inputs.items():
         name = f"{token}/{remote}"
-        yield from _parents(name, directories)
+        yield from _parents(name, token, directories)
         for entry in entries_of(Path(local), name):
             if isinstance(entry.source, Path) and _is_command(app, remote):
                 entry = attrs.evolve(entry, mode=entry.source.stat().st_mode & 0o777 | 0o700)
             yield entry
     for name in (app.stdout, app.stderr):
-        yield from _parents(f"{token}/{name}", directories)
+        yield from _parents(f"{token}/{name}", token, directories)
 
 
-def _parents(name: str, known: set[str]) -> Iterator[Entry]:
+def _parents(name: str, token: str, known: set[str]) -> Iterator[Entry]:
     """List the directories above `name`, but for its sandbox, that were not listed yet."""
-    parts = name.split("/")
-    for depth in range(2, len(parts)):
-        directory = "/".join(parts[:depth])
+    parts = name[len(token) + 1 :].split("/")
+    for depth in range(1, len(parts)):
+        directory = "/".join([token, *parts[:depth]])
         if directory not in known:
             known.add(directory)
             yield Entry(directory, None)
@@ -103,7 +150,7 @@ def _parents(name: str, known: set[str]) -> Iterator[Entry]:
 
 def _is_command(app: Application, remote: str) -> bool:
     command = app.arguments[0]
-    return command.startswith("./") and command[2:] == remote
+    return "/" in command and PurePosixPath(command) == PurePosixPath(remote)
 
 
 def wanted_outputs(app: Application) -> dict[str, str]:
@@ -230,10 +277,25 @@ done <<'.'
 
 
 def remove_program(spool: str, tokens: Iterable[str]) -> str:
-    """Make the shell text that removes sandboxes; what is not there is no error."""
+    """Make the shell text that removes sandboxes; what is not there is no error.
+
+    Parameters
+    ----------
+    spool : str
+        The spool directory, as a shell word.
+    tokens : iterable of str
+        The sandboxes. The directory of an array goes with the last of its elements.
+    """
+    tokens = list(tokens)
+    roots = dict.fromkeys(root_of(token) for token in tokens if "/" in token)
     return f"""cd {spool} || exit
 while IFS= read -r token; do rm -rf -- "./$token"; done <<'.'
 {lines(tokens)}.
+while IFS= read -r token; do
+  set -- "$token"/[0-9]*
+  [ -d "$1" ] || rm -rf -- "./$token"
+done <<'.'
+{lines(roots)}.
 """
 
 

@@ -18,6 +18,7 @@ import attrs
 
 from .. import events, sandbox
 from ..application import RESERVED, Application
+from ..array import ArraySpec
 from ..config import ResourceSettings, resource_settings
 from ..errors import (
     BackendError,
@@ -33,6 +34,7 @@ from ..errors import (
     TransportError,
     UnsupportedOperation,
 )
+from ..run import NativeDependency
 from ..transport.shell import Completed
 from ..transport.transport import Transport, remote_file_error
 from . import control, outputs, programs, submission
@@ -86,6 +88,9 @@ class BatchSystem(Backend):
     jobid_pattern: ClassVar[str]
     #: Shell expression for the native id, inside the job.
     jobid_expression: ClassVar[str]
+    #: The same for an element of an array, and for its index.
+    array_jobid_expression: ClassVar[str] = ""
+    index_expression: ClassVar[str] = ""
     #: Variables of an outer job that must not leak into a submission: a shell pattern, and its exceptions.
     outer_variables: ClassVar[str] = ""
     kept_variables: ClassVar[str] = ""
@@ -200,6 +205,26 @@ class BatchSystem(Backend):
         """Give what stands before the script's name on the submit command line."""
         return [self.command(self.submit_command), *map(programs.quote, self.settings.extra_args)]
 
+    def native_array(self, array: ArraySpec) -> str:
+        """Write the elements of an array as the batch system wants them."""
+        return str(array)
+
+    def takes_array(self, array: ArraySpec) -> bool:
+        """Tell whether these elements can be submitted as one array; if not, they become single jobs."""
+        return True
+
+    def element_jobid(self, jobid: str, index: int) -> str:
+        """Give the native id of an array's element."""
+        return f"{jobid}_{index}"
+
+    def array_jobid(self, jobid: str) -> str:
+        """Give the native id of the array that an element belongs to."""
+        return jobid.partition("_")[0]
+
+    def native_dependency(self, waits_for: Sequence[NativeDependency]) -> str:
+        """Write dependencies as the batch system wants them; empty without any."""
+        return ""
+
     def submit_prelude(self) -> str:
         """Give shell text to run once before a batch of submissions."""
         return ""
@@ -297,26 +322,30 @@ class BatchSystem(Backend):
         command = " ".join([*self.submit_words(app), f"{RESERVED}/script"])
         return f"# cd {spool}/{token} && {command}\n{self.script(app, token, spool)}"
 
-    def script(self, app: Application, token: str, spool: str) -> str:
+    def script(self, app: Application, token: str, spool: str, array: ArraySpec | None = None) -> str:
         """Make the text of a job script.
 
         Parameters
         ----------
         app : Application
-            The job.
+            The job, or one element of the array.
         token : str
-            Its sandbox.
+            The directory that it is submitted from.
         spool : str
             The spool directory.
+        array : ArraySpec, optional
+            The elements of the array.
         """
+        common = {"token": token, "waits_for": self.native_dependency(app.execution.waits_for)}
         return render_script(
             app,
             self.settings,
             template=self.template,
             name=sandbox.unique_name(app.jobname, token, self.name_length),
             sandbox=f"{spool}/{token}",
-            jobid_expression=self.jobid_expression,
-            values={"token": token, **self.header_values(app)},
+            jobid_expression=self.array_jobid_expression if array else self.jobid_expression,
+            index_expression=self.index_expression if array else "",
+            values={**common, "array": self.native_array(array) if array else "", **self.header_values(app)},
         )
 
     def jobid_in(self, text: str) -> str | None:

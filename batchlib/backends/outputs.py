@@ -65,7 +65,7 @@ def _fetch(
     came: dict[str, list[str]] = {token: [] for token in by_token}
 
     def place(member: str) -> Path | None:
-        token, _, inner = member.partition("/")
+        token, inner = sandbox.split_member(member, by_token)
         app = by_token.get(token)
         local = sandbox.local_name(app, inner) if app is not None and inner else None
         if app is None or local is None:

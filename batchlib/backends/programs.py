@@ -14,6 +14,7 @@ import attrs
 
 from ..application import RESERVED
 from ..errors import ConnectionLost
+from ..quantity import whole_number
 from ..sandbox import lines
 from ..transport.shell import Completed
 
@@ -139,7 +140,7 @@ tar -xpf - || exit {UNPACKING_FAILED}
 host=$(uname -n)
 stop=
 while IFS=' ' read -r token command; do
-  [ -z "$stop" ] || continue
+  if [ -n "$stop" ]; then rm -rf "./$token"; continue; fi
   own=$token/{RESERVED}
   printf '%s %s\\n' "$$" "$host" > "$own/asked" || continue
   answer=$(cd "$token" && eval "$command {RESERVED}/script" 2>{RESERVED}/submit.err </dev/null)
@@ -149,7 +150,10 @@ while IFS=' ' read -r token command; do
   if [ -s "$own/submit.err" ]; then cat "$own/submit.err" >&2; fi
   {sections.end('"$token"', '"$code"')}
   case $code in 0) continue ;; {"|".join(map(str, KILLED))}) stop=yes; continue ;; esac
-  case $answer$(cat "$own/submit.err") in {signs}) stop=yes ;; *) rm -rf "./$token" ;; esac
+  case $answer$(cat "$own/submit.err") in
+    {signs}) stop=yes ;;
+    *) [ -n "$answer" ] || rm -rf "./$token" ;; # what told an id may have been accepted all the same
+  esac
 done <<'.'
 {listed}.
 """
@@ -201,7 +205,9 @@ while IFS= read -r token; do
   own=$token/{RESERVED}
   [ -d "$own" ] || continue
   printf '@%s\\n' "$token"
-  if [ -f "$own/owner" ]; then IFS= read -r line < "$own/owner"; printf 'owner=%s\\n' "$line"; fi
+  for file in "$own/owner" "$token"/[0-9]*/{RESERVED}/owner; do
+    if [ -f "$file" ]; then IFS= read -r line < "$file"; printf 'owner=%s\\n' "$line"; break; fi
+  done
   if [ -f "$own/asked" ]; then
     pid= where=
     IFS=' ' read -r pid where < "$own/asked"
@@ -223,19 +229,20 @@ done <<'.'
 
 def parse_recover(answer: Completed) -> dict[str, Trace]:
     """Read the answer of `recover`."""
-    if answer.exitcode not in (0, NO_SPOOL):
+    if answer.exitcode:
+        # a spool directory that is not there proves nothing: its file system may not be mounted now
         raise ConnectionLost("the sandboxes could not be looked at")
     found = {}
     for block in ("\n" + answer.out).split("\n@")[1:]:
-        token, *rest = block.splitlines()
+        token, *rest = block.split("\n")
         pairs = [line.partition("=")[::2] for line in rest]
         fields = dict(pairs)
         found[token] = Trace(
             owner=fields.get("owner", ""),
             asked="age" in fields,
             submitter_alive="alive" in fields,
-            age=float(_number(fields.get("age", ""))),
-            exitcode=_number(fields["code"]) if fields.get("code", "").isdigit() else None,
+            age=float(whole_number(fields.get("age")) or 0),
+            exitcode=whole_number(fields.get("code")),
             answer="\n".join(value for key, value in pairs if key == "answer"),
         )
     return found
@@ -246,6 +253,8 @@ def abandon(spool: str, tokens: Iterable[str]) -> str:
     return f"""cd {quote(spool)} || exit {NO_SPOOL}
 while IFS= read -r token; do
   own=$token/{RESERVED}
+  set -- "$token"/[0-9]*/{RESERVED}/owner
+  [ ! -f "$1" ] || continue
   if [ -d "$own" ]; then ( set -C; echo abandoned > "$own/owner" ) 2>/dev/null || continue; fi
   rm -rf -- "./$token" && printf 'gone %s\\n' "$token"
 done <<'.'
@@ -256,10 +265,6 @@ done <<'.'
 def parse_abandon(answer: Completed) -> set[str]:
     """Read which sandboxes are gone."""
     return {line.removeprefix("gone ") for line in answer.out.splitlines() if line.startswith("gone ")}
-
-
-def _number(text: str) -> int:
-    return int(text) if re.fullmatch(r"-?\d{1,12}", text) else 0
 
 
 def collect(spool: str, names: Iterable[str]) -> str:

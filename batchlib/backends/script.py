@@ -42,6 +42,26 @@ def _comment(text: str) -> str:
     return re.sub(r"[^\x20-\x7e]", "?", text)[:100]
 
 
+def render_command(app: Application) -> str:
+    """Make the shell text that becomes the command of a job, in its sandbox.
+
+    Parameters
+    ----------
+    app : Application
+        The job.
+    """
+    environment = dict(app.environment)
+    if app.array is not None:
+        environment["TASK_ID"] = str(app.array.index)
+    return _template("command.sh.j2").render(
+        environment=environment,
+        arguments=app.arguments,
+        stdin=STDIN if app.stdin is not None else "/dev/null",
+        stdout=_shell_path(app.stdout),
+        stderr="&1" if app.join else shlex.quote(_shell_path(app.stderr)),
+    )
+
+
 def render_script(
     app: Application,
     settings: ResourceSettings,
@@ -50,6 +70,7 @@ def render_script(
     name: str,
     sandbox: str,
     jobid_expression: str,
+    index_expression: str = "",
     values: Mapping[str, object],
 ) -> str:
     """Make the text of a job script.
@@ -57,7 +78,7 @@ def render_script(
     Parameters
     ----------
     app : Application
-        The job.
+        The job, or one element of the array.
     settings : ResourceSettings
         Where it runs.
     template : str
@@ -68,6 +89,8 @@ def render_script(
         Absolute path of its directory.
     jobid_expression : str
         Shell expression for the native id, inside the job.
+    index_expression : str
+        For an array: shell expression for the element's index, inside the job.
     values : mapping
         More values for the header's template.
     """
@@ -79,13 +102,11 @@ def render_script(
         jobname=app.jobname,
         sandbox=sandbox,
         jobid_expression=jobid_expression,
+        index_expression=index_expression,
         prologue=settings.script_parts("prologue", app.application_name),
         epilogue=settings.script_parts("epilogue", app.application_name),
-        environment=app.environment,
-        arguments=app.arguments,
-        stdin=STDIN if app.stdin is not None else "/dev/null",
-        stdout=_shell_path(app.stdout),
-        stderr="&1" if app.join else shlex.quote(_shell_path(app.stderr)),
+        array=bool(index_expression),
+        command="" if index_expression else render_command(app),
     )
 
 

@@ -14,7 +14,7 @@ import attrs
 
 from ..errors import SystemUnavailable
 from ..quantity import Duration, Memory, whole_number
-from ..run import Accounting, Reason, State
+from ..run import Accounting, NativeDependency, Reason, State
 from ..transport.shell import Completed
 from . import control
 from .base import Action, Answer, Outcome, ResourceStatus
@@ -106,6 +106,8 @@ class SlurmBackend(BatchSystem):
     template = "slurm.sh.j2"
     jobid_pattern = r"Submitted batch job (?P<jobid>\d+)(?: on cluster (?P<cluster>\S+))?$"
     jobid_expression = '"$SLURM_JOB_ID"'
+    array_jobid_expression = '"${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"'
+    index_expression = '"$SLURM_ARRAY_TASK_ID"'
     outer_variables = "SLURM_*|SBATCH_*|SRUN_*|PMI_*|PMIX_*"
     kept_variables = "SLURM_CONF|SLURM_CONF_SERVER|SLURM_CLUSTERS"
     name_length = 100
@@ -150,7 +152,8 @@ class SlurmBackend(BatchSystem):
         if not self._accounting_works:
             return None
         sacct = f"SLURM_TIME_FORMAT=%s {self.command('sacct')} -n -P -o {','.join(_ACCOUNTING_FIELDS)}"
-        ids = [job.jobid for job in jobs]
+        # the id of an array brings all its elements
+        ids = list(dict.fromkeys(self.array_jobid(job.jobid) for job in jobs))
         chunks = [",".join(ids[at : at + _IDS_AT_ONCE]) for at in range(0, len(ids), _IDS_AT_ONCE)]
         return "code=0\n" + "".join(f"{sacct} -j {chunk} || code=$?\n" for chunk in chunks) + "exit $code"
 
@@ -172,7 +175,7 @@ class SlurmBackend(BatchSystem):
         listed = quote(",".join(names))
         return {
             "queue": f"{self.command('squeue')} -h -t all -u \"$(id -un)\" -n {listed} -o '%F|%j'",
-            "accounting": f"{self.command('sacct')} -n -P -X -S now-7days --name={listed} -o JobIDRaw,JobName",
+            "accounting": f"{self.command('sacct')} -n -P -X -S now-7days --name={listed} -o JobID,JobName",
         }
 
     def parse_lookup(self, parts: Mapping[str, Completed]) -> dict[str, str]:
@@ -185,9 +188,14 @@ class SlurmBackend(BatchSystem):
         found = {}
         for line in (accounting.out + queue.out).split("\n"):
             jobid, _, name = line.partition("|")
-            if whole_number(jobid) is not None:
-                found[name] = jobid
+            if match := re.match(r"\d{1,18}(?=$|_)", jobid):
+                found[name] = match[0]
         return found
+
+    def native_dependency(self, waits_for: Sequence[NativeDependency]) -> str:
+        """Write dependencies as sbatch wants them: all of them have to hold."""
+        words = {"ok": "afterok", "any": "afterany", "notok": "afternotok"}
+        return ",".join(f"{words[one.on]}:{one.jobid}" for one in waits_for)
 
     def control_commands(self, action: Action, jobs: Sequence[Job], signal: str) -> dict[str, str]:
         """Cancel with one scancel, or as many as the command line's length demands; all else job by job."""

@@ -12,8 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+import attrs
+
 from .. import sandbox
 from ..application import Application, check_inputs
+from ..array import ArraySpec
 from ..errors import (
     BatchlibError,
     ConnectionFailed,
@@ -29,6 +32,7 @@ from ..transport.archive import Entry, pack
 from ..transport.shell import Completed
 from . import programs
 from .base import Journal
+from .script import render_command
 
 if TYPE_CHECKING:
     from .batch import BatchSystem
@@ -44,8 +48,33 @@ _GRACE = 90.0
 Answers = dict[Application, BatchlibError | None]
 
 
+@attrs.frozen
+class Unit:
+    """What one submit command submits: a job, or an array.
+
+    Parameters
+    ----------
+    token : str
+        The directory that it is submitted from: the job's sandbox, or the one that holds those of the elements.
+    apps : tuple of Application
+        The job, or the elements.
+    array : ArraySpec, optional
+        The elements' indices.
+    """
+
+    token: str
+    apps: tuple[Application, ...]
+    array: ArraySpec | None = None
+
+    def jobid_of(self, system: BatchSystem, app: Application, jobid: str) -> str:
+        """Give the native id of one of its jobs, from its own."""
+        if self.array is None or app.array is None:
+            return jobid
+        return system.element_jobid(jobid, app.array.index)
+
+
 def submit(system: BatchSystem, apps: Sequence[Application], journal: Journal | None = None) -> Answers:
-    """Submit new jobs.
+    """Submit new jobs; elements of one array go together where the batch system has arrays.
 
     Parameters
     ----------
@@ -71,11 +100,10 @@ def submit(system: BatchSystem, apps: Sequence[Application], journal: Journal | 
         spool = system.spool
     except BatchlibError as error:
         return answers | dict.fromkeys(ready, system.tell(error))
-    for app in ready:
-        _begin(system, app)
+    units = [_begin(system, group) for group in _groups(system, ready)]
     if journal is not None:
         journal(ready)
-    return answers | _send(system, ready, spool)
+    return answers | _send(system, units, spool)
 
 
 def _check_new(app: Application) -> None:
@@ -83,111 +111,143 @@ def _check_new(app: Application) -> None:
         raise InvalidOperation(f"only a new job can be submitted; this one is {app.execution.state.value}")
 
 
-def _begin(system: BatchSystem, app: Application) -> None:
-    run = app.execution
-    run.token = run.token or sandbox.new_token()
-    run.resource = system.name
-    run.attempts += 1
-    run.submission_started = True
-    run.freed = run.collected = False
-    app.set_state(State.SUBMITTING, f"submitting to {system.name}")
+def _groups(system: BatchSystem, apps: Sequence[Application]) -> list[list[Application]]:
+    """Put elements of an array together that can be submitted as one."""
+    groups: dict[object, list[Application]] = {}
+    for app in apps:
+        together = app.array is not None and app.array.name and "array" in system.capabilities
+        groups.setdefault((app.array.name, app.execution.waits_for) if together and app.array else app, []).append(app)
+    found: list[list[Application]] = []
+    for group in groups.values():
+        if len(group) > 1 and system.takes_array(_spec(group)):
+            found.append(group)
+        else:
+            found += [[app] for app in group]
+    return found
 
 
-def _send(system: BatchSystem, apps: Sequence[Application], spool: str) -> Answers:
+def _spec(group: Sequence[Application]) -> ArraySpec:
+    elements = [app.array for app in group if app.array is not None]
+    return ArraySpec(tuple(sorted(element.index for element in elements)), elements[0].max_running)
+
+
+def _begin(system: BatchSystem, group: Sequence[Application]) -> Unit:
+    array = _spec(group) if len(group) > 1 else None
+    token = group[0].execution.token
+    if array is not None or token is None or "/" in token:
+        token = sandbox.new_token()
+    for app in group:
+        run = app.execution
+        run.token = f"{token}/{app.array.index}" if array is not None and app.array is not None else token
+        run.resource = system.name
+        run.attempts += 1
+        run.submission_started = True
+        run.freed = run.collected = False
+        app.set_state(State.SUBMITTING, f"submitting to {system.name}")
+    return Unit(token, tuple(group), array)
+
+
+def _send(system: BatchSystem, units: Sequence[Unit], spool: str) -> Answers:
     """Send all sandboxes and submit all jobs, in one stream."""
     program = programs.submit(
         spool,
-        [(system.token(app), " ".join(system.submit_words(app))) for app in apps],
+        [(unit.token, " ".join(system.submit_words(unit.apps[0]))) for unit in units],
         outer=system.outer_variables,
         kept=system.kept_variables,
         give_up=(*system.capacity_submit, *system.transient_submit, *system.unclear_submit),
         prelude=system.submit_prelude(),
     )
-    scripts = [(app, system.script(app, system.token(app), spool)) for app in apps]
-    packing = _Packing(system)
+    scripts = [(unit, system.script(unit.apps[0], unit.token, spool, unit.array)) for unit in units]
+    packing = _Packing()
     try:
         answer = system.transport.send(
             program.text, pack(packing.entries(scripts)), idle_timeout=system.settings.timeout
         )
     except DataStagingError as error:
-        # everything is unpacked before anything is submitted, so nothing was: leave out the job with the bad input
-        return _without(system, apps, packing.current, error, spool)
+        # everything is unpacked before anything is submitted, so nothing was: leave out what has the bad input
+        return _without(system, units, packing.current, error, spool)
     except ConnectionFailed as error:
-        return {app: _revert(app, system.tell(error)) for app in apps}
+        return _revert_all(units, system.tell(error))
     except TransportError as error:
         unclear = SubmissionUnclear(
             f"the connection broke in the middle of a submission ({error.message})", resource=system.name
         )
-        return dict.fromkeys(apps, unclear)
+        return {app: unclear for unit in units for app in unit.apps}
     if answer.exitcode in (programs.UNPACKING_FAILED, programs.NO_SPOOL):
         reason = sandbox.check_room(answer.err) or DataStagingError(
             f"the inputs could not be written to {spool}: {answer.err.strip()[-300:]}"
         )
         reason.resource = system.name
-        _discard(system, apps)
-        return {app: _revert(app, reason) for app in apps}
-    return _answers(system, apps, program.split(answer))
+        _discard(system, units)
+        return _revert_all(units, reason)
+    return _answers(system, units, program.split(answer))
 
 
 class _Packing:
     """Lists what goes into the sandboxes, and knows whose turn it is."""
 
-    def __init__(self, system: BatchSystem) -> None:
-        self.system = system
-        self.current: Application | None = None
+    def __init__(self) -> None:
+        self.current: Unit | None = None
 
-    def entries(self, scripts: Sequence[tuple[Application, str]]) -> Iterator[Entry]:
-        for app, script in scripts:
-            self.current = app
-            yield from sandbox.entries(app, self.system.token(app), script)
+    def entries(self, scripts: Sequence[tuple[Unit, str]]) -> Iterator[Entry]:
+        for unit, script in scripts:
+            self.current = unit
+            yield from sandbox.root_entries(unit.token, script)
+            for app in unit.apps:
+                token = app.execution.token or ""
+                if unit.array is not None:
+                    yield from sandbox.element_entries(token, render_command(app))
+                yield from sandbox.input_entries(app, token)
 
 
-def _without(
-    system: BatchSystem, apps: Sequence[Application], bad: Application | None, error: BatchlibError, spool: str
-) -> Answers:
+def _without(system: BatchSystem, units: Sequence[Unit], bad: Unit | None, error: BatchlibError, spool: str) -> Answers:
     """Submit all but one."""
-    _discard(system, apps)
+    _discard(system, units)
     if bad is None:
-        return {app: _revert(app, error) for app in apps}
-    rest = [app for app in apps if app is not bad]
-    answers: Answers = {bad: _revert(bad, error)}
-    return answers | (_send(system, rest, spool) if rest else {})
+        return _revert_all(units, error)
+    rest = [unit for unit in units if unit is not bad]
+    return _revert_all([bad], error) | (_send(system, rest, spool) if rest else {})
 
 
-def _answers(system: BatchSystem, apps: Sequence[Application], parts: dict[str, Completed]) -> Answers:
-    """Take in what the submit command said for each job."""
+def _answers(system: BatchSystem, units: Sequence[Unit], parts: dict[str, Completed]) -> Answers:
+    """Take in what the submit command said for each."""
     answers: Answers = {}
-    for app in apps:
-        if system.token(app) in parts:
-            answers[app] = _submitted(system, app, parts[system.token(app)])
+    for unit in units:
+        if unit.token in parts:
+            answers |= _submitted(system, unit, parts[unit.token])
     # the program stops asking when it is of no use: what stopped it holds for those that were not asked
     why = next((answer for answer in reversed(answers.values()) if answer is not None), None)
     if why is None or why.kind is not Kind.TRANSIENT:
         why = SystemUnavailable("the batch system does not answer now, so it was not asked", resource=system.name)
-    return answers | {app: _revert(app, why) for app in apps if app not in answers}
+    return answers | _revert_all([unit for unit in units if unit.token not in parts], why)
 
 
-def _submitted(system: BatchSystem, app: Application, answer: Completed) -> BatchlibError | None:
-    """Take in the answer of the submit command for one job."""
+def _submitted(system: BatchSystem, unit: Unit, answer: Completed) -> Answers:
+    """Take in the answer of the submit command."""
     jobid = system.jobid_in(answer.out) if answer.exitcode == 0 else None
     if jobid is not None:
-        _adopt(system, app, jobid)
-        return None
+        return _adopt(system, unit, jobid)
     error = system.submit_error(answer)
-    return error if error.kind is Kind.UNCLEAR else _revert(app, error)
+    return dict.fromkeys(unit.apps, error) if error.kind is Kind.UNCLEAR else _revert_all([unit], error)
 
 
-def _adopt(system: BatchSystem, app: Application, jobid: str) -> None:
-    app.execution.jobid = jobid
-    app.execution.unseen_since = None
-    app.set_state(State.QUEUED, f"accepted by {system.name} as {jobid}")
+def _adopt(system: BatchSystem, unit: Unit, jobid: str) -> Answers:
+    for app in unit.apps:
+        app.execution.jobid = unit.jobid_of(system, app, jobid)
+        app.execution.unseen_since = None
+        app.set_state(State.QUEUED, f"accepted by {system.name} as {app.execution.jobid}")
+    return dict.fromkeys(unit.apps)
 
 
-def _revert(app: Application, error: BatchlibError) -> BatchlibError:
-    """Note that a job was not submitted: it is new again, under its old token."""
-    app.execution.submission_started = False
-    app.set_state(State.NEW, f"not submitted: {error}")
-    return error
+def _revert_all(units: Sequence[Unit], error: BatchlibError) -> Answers:
+    """Note that jobs were not submitted: they are new again, under their old tokens."""
+    answers: Answers = {}
+    for unit in units:
+        for app in unit.apps:
+            app.execution.submission_started = False
+            app.set_state(State.NEW, f"not submitted: {error}")
+            answers[app] = error
+    return answers
 
 
 def recover(system: BatchSystem, apps: Sequence[Application]) -> Answers:
@@ -201,58 +261,72 @@ def recover(system: BatchSystem, apps: Sequence[Application]) -> Answers:
         Jobs in state SUBMITTING.
     """
     answers: Answers = {}
+    units = _units_of(apps)
     try:
-        traces = programs.parse_recover(system.ask(programs.recover(system.spool, map(system.token, apps))))
-        never: list[Application] = []
-        open_: dict[str, Application] = {}
-        for app in apps:
-            trace = traces.get(system.token(app), programs.Trace())
+        traces = programs.parse_recover(system.ask(programs.recover(system.spool, [unit.token for unit in units])))
+        never: list[Unit] = []
+        unsettled: dict[str, Unit] = {}
+        for unit in units:
+            trace = traces.get(unit.token, programs.Trace())
             jobid = trace.owner or (system.jobid_in(trace.answer) if trace.exitcode == 0 else None)
             if jobid:
-                _adopt(system, app, jobid)
-                answers[app] = None
+                answers |= _adopt(system, unit, system.array_jobid(jobid) if unit.array else jobid)
             elif not trace.asked:
-                never.append(app)
+                never.append(unit)
             else:
-                open_[sandbox.unique_name(app.jobname, system.token(app), system.name_length)] = app
+                unsettled[sandbox.unique_name(unit.apps[0].jobname, unit.token, system.name_length)] = unit
         found: dict[str, str] = {}
-        for some in _chunks(list(open_), _LOOKUPS_AT_ONCE):
+        for some in _chunks(list(unsettled), _LOOKUPS_AT_ONCE):
             found |= system.parse_lookup(system.ask_all(system.lookup_commands(some)))
-        for name, app in open_.items():
-            trace = traces[system.token(app)]
+        for name, unit in unsettled.items():
+            trace = traces[unit.token]
             if name in found:
-                _adopt(system, app, found[name])
-                answers[app] = None
+                answers |= _adopt(system, unit, found[name])
             elif trace.submitter_alive or trace.age < _GRACE:
-                answers[app] = SubmissionUnclear("the batch system may still accept the job", resource=system.name)
+                wait = SubmissionUnclear("the batch system may still accept the job", resource=system.name)
+                answers |= dict.fromkeys(unit.apps, wait)
             else:
-                never.append(app)
+                never.append(unit)
         answers |= _abandon(system, never)
     except BatchlibError as error:
         return answers | {app: system.tell(error) for app in apps if app not in answers}
     return answers
 
 
-def _abandon(system: BatchSystem, apps: Sequence[Application]) -> Answers:
+def _units_of(apps: Sequence[Application]) -> list[Unit]:
+    """Find out which jobs were submitted together, by their tokens."""
+    groups: dict[str, list[Application]] = {}
+    for app in apps:
+        groups.setdefault(sandbox.root_of(app.execution.token or ""), []).append(app)
+    return [
+        Unit(root, tuple(group), _spec(group) if "/" in (group[0].execution.token or "") else None)
+        for root, group in groups.items()
+    ]
+
+
+def _abandon(system: BatchSystem, units: Sequence[Unit]) -> Answers:
     """Give up sandboxes whose jobs were not accepted, unless one turns out to have started just now."""
-    if not apps:
+    if not units:
         return {}
     answers: Answers = {}
-    gone = programs.parse_abandon(system.ask(programs.abandon(system.spool, map(system.token, apps))))
-    for app in apps:
-        if system.token(app) in gone:
-            _revert(app, SubmissionUnclear("it was never accepted"))
-            app.execution.token = None
-            answers[app] = None
+    program = programs.abandon(system.spool, [unit.token for unit in units])
+    gone = programs.parse_abandon(system.ask(program))
+    for unit in units:
+        if unit.token in gone:
+            _revert_all([unit], SubmissionUnclear("it was never accepted"))
+            for app in unit.apps:
+                app.execution.token = None
+            answers |= dict.fromkeys(unit.apps)
         else:
-            answers[app] = SubmissionUnclear("the job may just have started", resource=system.name)
+            error = SubmissionUnclear("the job may just have started", resource=system.name)
+            answers |= dict.fromkeys(unit.apps, error)
     return answers
 
 
-def _discard(system: BatchSystem, apps: Sequence[Application]) -> None:
+def _discard(system: BatchSystem, units: Sequence[Unit]) -> None:
     """Remove sandboxes of jobs that were not submitted."""
     try:
-        system.ask(sandbox.remove_program(programs.quote(system.spool), map(system.token, apps)))
+        system.ask(sandbox.remove_program(programs.quote(system.spool), [unit.token for unit in units]))
     except TransportError:
         # what is left lies in the spool directory under a token that is used again by the next try
         return
