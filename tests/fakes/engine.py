@@ -54,7 +54,7 @@ from tests.fakes.model import (
     Task,
     setting,
 )
-from tests.fakes.supervisor import Supervisor
+from tests.fakes.supervisor import Supervisor, signal_session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -319,6 +319,8 @@ class Engine:
         active = list(self._select(f"state IN {ACTIVE}"))
         for task in active:
             if now - task.started > _LOST_AFTER and not self._supervised(task):
+                if task.session:
+                    signal_session(task.session, signal.SIGKILL)
                 self.end(task, "lost")
         for task in self._select(f"state = '{DEPENDENT}'"):
             job = self.job_of(task)

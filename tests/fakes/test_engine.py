@@ -321,7 +321,6 @@ def test_a_task_whose_supervisor_died_is_lost(world: World) -> None:
     until(lambda: bool(world.tasks(number)[0]["session"]))
     task = world.tasks(number)[0]
     os.kill(task["supervisor"], signal.SIGKILL)
-    os.kill(task["session"], signal.SIGKILL)
     world.do(f"task = engine.task({number})\ntask.started -= 60\nengine.save(task)")
     assert world.ended(number)["reason"] == "lost"
 
