@@ -46,7 +46,6 @@ class BufferedPacketizer(_Packetizer):
         self._pid = os.getpid()
         self._buffer = b""
         self._position = 0
-        self._handshake_deadline = float("inf")
         self.last_received = time.monotonic()
         self.stall_timeout = 30.0
         self.peer_closed = False
@@ -68,8 +67,6 @@ class BufferedPacketizer(_Packetizer):
         self._Packetizer__remainder = b""
         have = sum(map(len, parts))
         while have < wanted:
-            if self.handshake_timed_out():
-                raise EOFError
             data = self._receive()
             if data:
                 parts.append(data)
@@ -119,16 +116,7 @@ class BufferedPacketizer(_Packetizer):
                 raise EOFError
 
     def start_handshake(self, timeout: float) -> None:
-        """Start the clock, without paramiko's timer thread, which would delay the program's end."""
-        self._handshake_deadline = time.monotonic() + timeout
-
-    def complete_handshake(self) -> None:
-        """Stop the clock."""
-        self._handshake_deadline = float("inf")
-
-    def handshake_timed_out(self) -> bool:
-        """Tell whether the clock has run out."""
-        return time.monotonic() > self._handshake_deadline
+        """Leave the clock to the thread that connects: paramiko's own timer would delay the program's end."""
 
     def readline(self, timeout: float) -> str:
         """Read a line of the server's greeting."""

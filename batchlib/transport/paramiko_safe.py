@@ -244,7 +244,7 @@ class SafeTransport(_Transport):
     sock : socket or Channel
         The connection to the server.
     timeout : float
-        Seconds for the server's greeting, and for the key exchange.
+        Seconds for the server's greeting, for new keys, and for opening a channel.
     stall_timeout : float
         Seconds after which a server that takes nothing from us is given up.
     """
@@ -274,7 +274,7 @@ class SafeTransport(_Transport):
         )
         self.set_log_channel(LOG_NAME)
         self.packetizer.stall_timeout = stall_timeout
-        self.banner_timeout = self.handshake_timeout = self.channel_timeout = timeout
+        self.banner_timeout = self.channel_timeout = timeout
         self.clear_to_send_timeout = timeout
         #: What the server said when it closed the connection.
         self.farewell = ""

@@ -237,7 +237,7 @@ class _Link:
         self._lock = threading.Lock()
         self._users: set[SshCarrier] = set()
         self._connection: Connection | None = None
-        self._attempts = 0
+        self._all_failures = 0
         self._failures = 0
         self._not_before = 0.0
         self._error: ConnectionFailed | None = None
@@ -262,7 +262,7 @@ class _Link:
                 self._connection = None
 
     def _connected(self, user: SshCarrier) -> Connection:
-        attempts = self._attempts
+        failures = self._all_failures
         with self._lock:
             self._users.add(user)
             if self._connection is not None:
@@ -270,8 +270,8 @@ class _Link:
                     return self._connection
                 self._connection.close()
                 self._connection = None
-            if self._error is not None and self._attempts != attempts:
-                # somebody else tried while this thread waited: twenty threads need not try twenty times
+            if self._error is not None and self._all_failures != failures:
+                # somebody else tried in vain while this thread waited: twenty threads need not try twenty times
                 raise type(self._error)(self._error.message)
             self._connection = self._connect()
             return self._connection
@@ -280,11 +280,11 @@ class _Link:
         from .ssh_connection import Connection
 
         time.sleep(max(0.0, self._not_before - time.monotonic()))
-        self._attempts += 1
         try:
             connection = Connection(self.settings, self.prompt)
         except ConnectionFailed as error:
             self._error = error
+            self._all_failures += 1
             self._failures += 1
             pause = min(_LONGEST_PAUSE, 0.25 * 2**self._failures)
             self._not_before = time.monotonic() + random.uniform(pause / 2, pause)  # noqa: S311 - no secret

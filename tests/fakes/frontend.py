@@ -262,7 +262,8 @@ class Handler(MockHandler):  # type: ignore[misc]
         finally:
             self.command_queues.pop(channel.chanid, None)  # the number is used again
             self._sessions -= 1
-            channel.close()
+            with contextlib.suppress(EOFError, OSError, paramiko.SSHException):
+                channel.close()
 
     def _run_command(self, channel: paramiko.Channel, command: str) -> None:
         server = self.server
@@ -325,7 +326,8 @@ class Handler(MockHandler):  # type: ignore[misc]
             service.shutdown(socket.SHUT_WR)
         returning.join()
         service.close()
-        channel.close()
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            channel.close()
 
 
 def _copy_input(channel: paramiko.Channel, stdin: IO[bytes]) -> None:
