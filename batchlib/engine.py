@@ -13,6 +13,7 @@ import attrs
 from .application import Application
 from .backends.base import Backend, Collected
 from .config import Configuration, load
+from .dependencies import Standing, by_id, native, parents, standing
 from .errors import BatchlibError, CapacityReached, ConfigurationError, DataStagingError, Kind, SessionLocked
 from .run import Reason, Run, State
 from .session import Session
@@ -232,7 +233,7 @@ class Engine:
         )
         if self.submit and site.problem is None:
             room = None if self.max_in_flight is None else max(0, self.max_in_flight - in_flight)
-            self._submit(site, [app for app in apps if app.execution.state is State.NEW][:room])
+            self._submit(site, self._startable(site, [app for app in apps if app.execution.state is State.NEW])[:room])
         if self.fetch and site.problem is None:
             ended = [app for app in apps if app.execution.state.final]
             self._fetch(site, [app for app in ended if self._unfinished(app.task_id, app.execution)])
@@ -249,6 +250,29 @@ class Engine:
             if app.execution.state is State.NEW and app.execution.attempts >= _MAX_ATTEMPTS:
                 self._give_up(app, BatchlibError(f"submitted {_MAX_ATTEMPTS} times without success"))
         self.session.save(apps)
+
+    def _startable(self, site: _Site, apps: Sequence[Application]) -> list[Application]:
+        """Choose the new tasks that depend on nothing, or on what the batch system can wait for by itself."""
+        waited_for = parents(apps)
+        if not waited_for:
+            return list(apps)
+        tasks = by_id(self.session.store.rows(waited_for, set(State)))
+        chosen = []
+        for app in apps:
+            now = standing(app, tasks)
+            app.execution.waits_for = ()
+            if now is Standing.NEVER:
+                app.execution.reason = Reason.DEPENDENCY
+                app.set_state(State.OMITTED, "what it depends on did not end as asked")
+                self.session.save([app])
+            elif now is Standing.WAITS and site.backend.supports("dependency"):
+                waits_for = native(app, tasks, site.backend.name)
+                if waits_for is not None:
+                    app.execution.waits_for = waits_for
+                    chosen.append(app)
+            elif now is Standing.READY:
+                chosen.append(app)
+        return chosen
 
     def _submit(self, site: _Site, apps: Sequence[Application]) -> None:
         if not apps:

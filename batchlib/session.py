@@ -15,13 +15,15 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
 from .application import Application
+from .array import ArraySpec, expand_array, parse_array
+from .dependencies import parents
 from .errors import InvalidValue, SessionError, SessionLocked
 from .run import State
 
@@ -146,13 +148,40 @@ class Session:
         list of str
             Their ids.
         """
+        return self._add(apps, directory, as_array=False)
+
+    def add_array(self, app: Application, spec: ArraySpec | str, directory: str | os.PathLike[str] = ".") -> list[str]:
+        """Add an array: a task for each of its elements, with ids such as ``7.1``, ``7.2``, ...
+
+        Parameters
+        ----------
+        app : Application
+            The description of all of them; ``{index}`` in it stands for an element's index.
+        spec : ArraySpec or str
+            The indices, such as ``1-100%10``.
+        directory : path
+            As for `add`.
+
+        Returns
+        -------
+        list of str
+            The elements' ids; the array's own, which stands for all of them, is what comes before the dot.
+        """
+        spec = parse_array(spec) if isinstance(spec, str) else spec
+        return self._add(expand_array(app, spec), directory, as_array=True)
+
+    def _add(self, apps: Sequence[Application], directory: str | os.PathLike[str], *, as_array: bool) -> list[str]:
         for app in apps:
             if app.task_id is not None:
                 raise InvalidValue(f"{app!r} is in a session already, as {app.task_id}")
             app.inputs = {_absolute(local): remote for local, remote in app.inputs.items()}
             app.stdin = _absolute(app.stdin) if app.stdin is not None else None
             app.output_dir = _absolute(app.output_dir) if app.output_dir is not None else None
-        self.store.add(apps, _absolute(os.fspath(directory)))
+        # only tasks that are there can be waited for, so that nobody waits in a circle
+        waited_for = parents(apps)
+        if waited_for:
+            self.rows(waited_for)
+        self.store.add(apps, _absolute(os.fspath(directory)), as_array=as_array)
         revision = self.store.revision()
         for app in apps:
             self._apps[app.task_id or ""] = app

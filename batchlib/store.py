@@ -44,6 +44,7 @@ _tasks = sql.Table(
     _metadata,
     sql.Column("number", sql.Integer, primary_key=True, autoincrement=True),
     sql.Column("id", sql.String, unique=True),
+    sql.Column("array", sql.String, index=True),
     sql.Column("revision", sql.Integer, nullable=False, index=True),
     sql.Column("name", sql.String, nullable=False),
     sql.Column("state", sql.String, nullable=False, index=True),
@@ -75,6 +76,8 @@ class Row:
     ----------
     id : str
         Its name in the session.
+    array : str, optional
+        Id of the array that it is an element of.
     name, state, reason, exitcode, signal, resource, jobid, native_state, info, output_dir
         As in `Run` and `Application`.
     created_at, submitted_at, started_at, ended_at : float, optional
@@ -84,6 +87,7 @@ class Row:
     """
 
     id: str
+    array: str | None
     name: str
     state: State
     reason: Reason | None
@@ -166,7 +170,7 @@ class Store:
         """Close the database."""
         self._engine.dispose()
 
-    def add(self, apps: Sequence[Application], directory: str) -> None:
+    def add(self, apps: Sequence[Application], directory: str, *, as_array: bool = False) -> None:
         """Add tasks and give them their ids.
 
         Parameters
@@ -175,23 +179,27 @@ class Store:
             Tasks without an id.
         directory : str
             Where those without an `output_dir` get one, named after the id.
+        as_array : bool
+            They are the elements of one array: their ids are its id, a dot, and their index.
         """
         with self._guarded("written"), self._engine.begin() as connection:
             revision = self._next_revision(connection)
+            last = int(connection.scalar(sql.select(_meta.c.value).where(_meta.c.key == "last_id")) or 0)
             now = time.time()
-            first = connection.scalar(sql.select(sql.func.max(_tasks.c.number))) or 0
-            used = connection.scalar(sql.select(_meta.c.value).where(_meta.c.key == "last_number"))
-            first = max(first, int(used or 0)) + 1
             rows = []
-            for number, app in enumerate(apps, first):
-                app.task_id = str(number)
+            for app in apps:
+                if as_array and app.array is not None:
+                    app.array = attrs.evolve(app.array, name=str(last + 1))
+                    app.task_id = f"{last + 1}.{app.array.index}"
+                else:
+                    last += 1
+                    app.task_id = str(last)
                 if app.output_dir is None:
                     app.output_dir = os.path.join(directory, app.task_id)
-                rows.append({"number": number, "created_at": now, "application": application_document(app)})
-                rows[-1].update(_columns(app, revision))
+                rows.append({"created_at": now, "application": application_document(app), **_columns(app, revision)})
             if rows:
                 connection.execute(_tasks.insert(), rows)
-                _set(connection, "last_number", str(rows[-1]["number"]))
+                _set(connection, "last_id", str(last + 1 if as_array else last))
 
     def save(self, apps: Iterable[Application]) -> None:
         """Write what became of tasks, all or none."""
@@ -243,7 +251,7 @@ class Store:
         TaskNotFound
             One of `ids` is not there.
         """
-        columns = [_tasks.c.id, _tasks.c.revision, _tasks.c.application, _tasks.c.run]
+        columns = [_tasks.c.id, _tasks.c.array, _tasks.c.revision, _tasks.c.application, _tasks.c.run]
         found = {}
         for row in self._select(columns, ids, states, since):
             app = _converter().structure(json.loads(row.application), Application)
@@ -302,11 +310,16 @@ class Store:
         if since >= 0:
             query = query.where(_tasks.c.revision > since)
         missing = set(ids or ())
-        queries = [query] if ids is None else [query.where(_tasks.c.id.in_(some)) for some in _chunks(list(ids))]
+        queries = [query]
+        if ids is not None:
+            # the id of an array means all its elements
+            queries = [
+                query.where(sql.or_(_tasks.c.id.in_(some), _tasks.c.array.in_(some))) for some in _chunks(list(ids))
+            ]
         with self._guarded("read"), self._engine.connect() as connection:
             for query in queries:
                 for row in connection.execute(query):
-                    missing.discard(row.id)
+                    missing -= {row.id, row.array}
                     yield row
         if missing and states is None and since < 0:
             listed = ", ".join(sorted(missing)[:5]) + (", ..." if len(missing) > 5 else "")
@@ -334,6 +347,7 @@ def _columns(app: Application, revision: int) -> dict[str, Any]:
     run = app.execution
     return {
         "id": app.task_id,
+        "array": app.array.name if app.array is not None else None,
         "revision": revision,
         "name": app.jobname,
         "state": run.state.value,

@@ -181,6 +181,12 @@ def _settled(run: Run, queue: JobRow | None, accounting: JobRow | None, final: J
 
 def _ended(run: Run, row: JobRow, status: Status | None) -> Verdict:
     """Conclude from a row that says the job ended, together with what its script wrote."""
+    never_started = status is None and State.RUNNING not in run.timestamps
+    if row.state is State.CANCELLED and run.waits_for and never_started and not run.cancel_requested:
+        # the batch system gave up waiting for the jobs that it had to wait for
+        row = attrs.evolve(row, state=State.OMITTED)
+    if row.state is State.OMITTED:
+        return Verdict(row.state, row.native_state, Reason.DEPENDENCY)
     exitcode, signal = (row.exitcode, row.signal) if status is None else (status.exitcode, status.signal)
     imposed = row.reason in _IMPOSED
     if imposed and status is not None and _clean(status) and row.reason is not Reason.MEMORY:
@@ -194,8 +200,6 @@ def _ended(run: Run, row: JobRow, status: Status | None) -> Verdict:
         if row.state is State.CANCELLED and run.cancel_requested:
             reason = Reason.CANCELLED_BY_USER
         return Verdict(row.state, row.native_state, reason, exitcode, signal)
-    if row.state is State.OMITTED:
-        return Verdict(row.state, row.native_state, Reason.DEPENDENCY)
     if status is None and row.state is State.DONE:
         return Verdict(State.DONE, row.native_state, Reason.EXITED, 0)
     return _by_exit(row.native_state, exitcode, signal, status)
