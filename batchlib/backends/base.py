@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import abc
 import enum
+import fnmatch
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +18,7 @@ import attrs
 
 from ..application import Application
 from ..errors import BatchlibError, JobNotFound, OperationRefused
+from ..quantity import Duration, Memory
 from ..run import State
 
 #: Called with jobs whose intent has to be safe on disk before the site hears of them.
@@ -105,6 +107,122 @@ class ResourceStatus:
     own_running: int = 0
     queued: int | None = None
     running: int | None = None
+
+
+@attrs.frozen
+class JobInfo:
+    """A job that a site has, ours or somebody else's.
+
+    Parameters
+    ----------
+    jobid, name, owner, queue : str
+        As the site names them.
+    state : State
+        What its native state means.
+    native_state : str
+        The site's own word.
+    cores : int, optional
+        Cores it has or waits for.
+    submitted_at, started_at : float, optional
+        Times, in seconds since the epoch.
+    hosts : tuple of str
+        Machines it runs on.
+    """
+
+    jobid: str
+    name: str = ""
+    owner: str = ""
+    queue: str = ""
+    state: State = State.UNDETERMINED
+    native_state: str = ""
+    cores: int | None = None
+    submitted_at: float | None = None
+    started_at: float | None = None
+    hosts: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class JobFilter:
+    """Which jobs to list; what is not given does not matter.
+
+    Parameters
+    ----------
+    owners, queues, states, jobids : collection, optional
+        Any of these.
+    name : str
+        Shell pattern for the name.
+    """
+
+    owners: Collection[str] | None = None
+    queues: Collection[str] | None = None
+    states: Collection[State] | None = None
+    jobids: Collection[str] | None = None
+    name: str = "*"
+
+    def matches(self, job: JobInfo) -> bool:
+        """Tell whether a job is one of these."""
+        return (
+            (self.owners is None or job.owner in self.owners)
+            and (self.queues is None or job.queue in self.queues)
+            and (self.states is None or job.state in self.states)
+            and (self.jobids is None or job.jobid in self.jobids)
+            and fnmatch.fnmatchcase(job.name, self.name)
+        )
+
+
+@attrs.frozen
+class Queue:
+    """A queue (a partition) of a site.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    open : bool
+        Whether it takes jobs and starts them.
+    default : bool
+        Whether jobs go there that name none.
+    max_walltime : Duration, optional
+        Longest walltime there.
+    running, queued : int, optional
+        Jobs in it.
+    """
+
+    name: str
+    open: bool = True
+    default: bool = False
+    max_walltime: Duration | None = None
+    running: int | None = None
+    queued: int | None = None
+
+
+@attrs.frozen
+class Machine:
+    """A machine of a site.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    available : bool
+        Whether jobs can run there.
+    native_state : str
+        The site's own word.
+    cores, free_cores : int, optional
+        Cores in all, and free ones.
+    memory : Memory, optional
+        Its memory.
+    load : float, optional
+        Its load average.
+    """
+
+    name: str
+    available: bool = True
+    native_state: str = ""
+    cores: int | None = None
+    free_cores: int | None = None
+    memory: Memory | None = None
+    load: float | None = None
 
 
 class Backend(abc.ABC):
@@ -204,6 +322,18 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def free_jobs(self, apps: Sequence[Application]) -> dict[Application, BatchlibError | None]:
         """Remove the sandboxes of jobs that have ended."""
+
+    @abc.abstractmethod
+    def list_jobs(self, filter: JobFilter | None = None) -> list[JobInfo]:  # noqa: A002 - the contract's name
+        """List jobs, other people's too."""
+
+    @abc.abstractmethod
+    def list_queues(self) -> list[Queue]:
+        """List queues."""
+
+    @abc.abstractmethod
+    def list_machines(self) -> list[Machine]:
+        """List machines."""
 
     @abc.abstractmethod
     def get_resource_status(self) -> ResourceStatus:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -34,11 +34,23 @@ from ..errors import (
     TransportError,
     UnsupportedOperation,
 )
-from ..run import NativeDependency
+from ..run import NativeDependency, State
 from ..transport.shell import Completed
 from ..transport.transport import Transport, remote_file_error
 from . import control, outputs, programs, submission
-from .base import Action, Answer, Backend, Collected, Journal, Outcome
+from .base import (
+    Action,
+    Answer,
+    Backend,
+    Collected,
+    JobFilter,
+    JobInfo,
+    Journal,
+    Machine,
+    Outcome,
+    Queue,
+    ResourceStatus,
+)
 from .connection import connect
 from .script import render_script
 from .verdict import JobRow, gather, judge
@@ -497,6 +509,62 @@ class BatchSystem(Backend):
         """Do something to jobs: see `Backend.control_jobs`."""
         return control.control(self, apps, action, signal)
 
+    # --- monitoring ----------------------------------------------------------------------------------------
+
+    def listing_command(self) -> str:
+        """Make the shell text that lists everybody's jobs in the queue."""
+        raise UnsupportedOperation(f"{self.type} can't list jobs", resource=self.name)
+
+    def parse_listing(self, answer: Completed) -> list[JobInfo]:
+        """Read its answer."""
+        return []
+
+    def queues_command(self) -> str:
+        """Make the shell text that lists the queues."""
+        raise UnsupportedOperation(f"{self.type} has no queues", resource=self.name)
+
+    def parse_queues(self, answer: Completed) -> list[Queue]:
+        """Read its answer."""
+        return []
+
+    def machines_command(self) -> str:
+        """Make the shell text that lists the machines."""
+        raise UnsupportedOperation(f"{self.type} can't list machines", resource=self.name)
+
+    def parse_machines(self, answer: Completed) -> list[Machine]:
+        """Read its answer."""
+        return []
+
+    def list_jobs(self, filter: JobFilter | None = None) -> list[JobInfo]:  # noqa: A002 - the contract's name
+        """List jobs, other people's too."""
+        jobs = self.parse_listing(self.ask(self.listing_command()))
+        return [job for job in jobs if filter is None or filter.matches(job)]
+
+    def list_queues(self) -> list[Queue]:
+        """List queues."""
+        return self.parse_queues(self.ask(self.queues_command()))
+
+    def list_machines(self) -> list[Machine]:
+        """List machines."""
+        return self.parse_machines(self.ask(self.machines_command()))
+
+    def get_resource_status(self) -> ResourceStatus:
+        """Tell how busy the site is, from the listings of jobs and machines, in one round trip."""
+        asked = {"jobs": self.listing_command(), "machines": self.machines_command(), "user": "id -un"}
+        parts = self.ask_all(asked)
+        jobs = self.parse_listing(parts["jobs"])
+        machines = [machine for machine in self.parse_machines(parts["machines"]) if machine.available]
+        own = [job for job in jobs if job.owner == parts["user"].out.strip()]
+        free = [machine.free_cores for machine in machines if machine.free_cores is not None]
+        return ResourceStatus(
+            cores=sum(machine.cores or 0 for machine in machines),
+            free_cores=sum(free) if free else None,
+            own_queued=_count(own, State.QUEUED, State.HELD),
+            own_running=_count(own, State.RUNNING),
+            queued=_count(jobs, State.QUEUED, State.HELD),
+            running=_count(jobs, State.RUNNING),
+        )
+
     # --- output --------------------------------------------------------------------------------------------
 
     def read_output(self, app: Application, remote_filename: str, offset: int = 0, size: int | None = None) -> bytes:
@@ -571,6 +639,10 @@ def generic_filename_mapping(jobname: str, jobid: str, file_name: str) -> str:
         Name that the application asked for.
     """
     return file_name
+
+
+def _count(jobs: Iterable[JobInfo], *states: State) -> int:
+    return sum(job.state in states for job in jobs)
 
 
 def _is_live(row: JobRow | None) -> bool:

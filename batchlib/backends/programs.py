@@ -29,6 +29,9 @@ UNPACKING_FAILED = 97
 #: What a shell says of a submit command that died of a signal: it may have been done with asking.
 KILLED = tuple(128 + signal for signal in (1, 2, 6, 9, 11, 13, 15))
 
+#: Stands for the owner of a sandbox whose job shall never start: see `abandon`.
+_ABANDONED = "abandoned"
+
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 
 
@@ -237,9 +240,10 @@ def parse_recover(answer: Completed) -> dict[str, Trace]:
         token, *rest = block.split("\n")
         pairs = [line.partition("=")[::2] for line in rest]
         fields = dict(pairs)
+        given_up = fields.get("owner") == _ABANDONED
         found[token] = Trace(
-            owner=fields.get("owner", ""),
-            asked="age" in fields,
+            owner="" if given_up else fields.get("owner", ""),
+            asked="age" in fields and not given_up,
             submitter_alive="alive" in fields,
             age=float(whole_number(fields.get("age")) or 0),
             exitcode=whole_number(fields.get("code")),
@@ -255,7 +259,9 @@ while IFS= read -r token; do
   own=$token/{RESERVED}
   set -- "$token"/[0-9]*/{RESERVED}/owner
   [ ! -f "$1" ] || continue
-  if [ -d "$own" ]; then ( set -C; echo abandoned > "$own/owner" ) 2>/dev/null || continue; fi
+  if [ -d "$own" ] && ! ( set -C; echo {_ABANDONED} > "$own/owner" ) 2>/dev/null; then
+    IFS= read -r line < "$own/owner" && [ "$line" = {_ABANDONED} ] || continue
+  fi
   rm -rf -- "./$token" && printf 'gone %s\\n' "$token"
 done <<'.'
 {lines(tokens)}.

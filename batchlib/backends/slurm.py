@@ -17,7 +17,7 @@ from ..quantity import Duration, Memory, whole_number
 from ..run import Accounting, NativeDependency, Reason, State
 from ..transport.shell import Completed
 from . import control
-from .base import Action, Answer, Outcome, ResourceStatus
+from .base import Action, Answer, Outcome
 from .batch import BatchSystem, Job
 from .programs import quote
 from .verdict import JobRow
@@ -80,6 +80,10 @@ _JOBID = re.compile(r"([0-9]{1,18})(?:_([0-9]{1,18}))?(?:\+0)?")
 _CLOCK = re.compile(r"(?:([0-9]{1,9})-)?(?:([0-9]{1,9}):)?([0-9]{1,9}):([0-9]{1,9}(?:\.[0-9]{1,9})?)")
 #: What the tools print when they did not do what they were asked, whatever their exit code.
 _COMPLAINT = re.compile(r"^(?:s[a-z]+:|slurm_\w+:?) (?:error|fatal)\b", re.MULTILINE)
+#: The same for everybody's jobs, behind owner, partition and cores.
+_LISTING_FIELDS = ("u", "P", "C", *_QUEUE_FIELDS)
+#: States of nodes that run jobs.
+_USABLE = frozenset({"idle", "mixed", "allocated", "completing"})
 _REFUSALS = (
     "Access/permission denied",
     "Invalid user id",
@@ -137,8 +141,7 @@ class SlurmBackend(BatchSystem):
     def queue_command(self, jobs: Sequence[Job]) -> str:
         """List the user's jobs, ended ones too: by user costs a fifth of what a thousand ids cost."""
         squeue = self.command("squeue")
-        fields = "|".join(f"%{field}" for field in _QUEUE_FIELDS)
-        return f'SLURM_TIME_FORMAT=%s {squeue} -h -r -t all -u "$(id -un)" -o {quote(fields)}'
+        return f'SLURM_TIME_FORMAT=%s {squeue} -h -r -t all -u "$(id -un)" -o {_format(_QUEUE_FIELDS)}'
 
     def parse_queue(self, answer: Completed) -> dict[str, JobRow]:
         """Read squeue's listing."""
@@ -259,26 +262,75 @@ class SlurmBackend(BatchSystem):
         if "is UP" not in answer.out:
             raise self._unavailable("scontrol ping", answer)
 
-    def get_resource_status(self) -> ResourceStatus:
-        """Ask sinfo for cores, and squeue for jobs."""
-        squeue = f"{self.command('squeue')} -h -r -t PD,R -o '%T|%u'"
-        parts = self.ask_all({"cores": f"{self.command('sinfo')} -h -o %C", "jobs": squeue, "user": "id -un"})
-        for name in ("cores", "jobs"):
-            if parts[name].exitcode != 0:
-                raise self._unavailable("sinfo" if name == "cores" else "squeue", parts[name])
-        cores = parts["cores"].out.strip().split("/")
-        numbers = [int(part) for part in cores] if len(cores) == 4 and all(map(str.isdigit, cores)) else None
-        jobs = [line.partition("|")[::2] for line in parts["jobs"].out.splitlines()]
-        user = parts["user"].out.strip()
-        own = [state for state, owner in jobs if owner == user]
-        return ResourceStatus(
-            cores=numbers[3] if numbers else None,
-            free_cores=numbers[1] if numbers else None,
-            own_queued=own.count("PENDING"),
-            own_running=own.count("RUNNING"),
-            queued=sum(state == "PENDING" for state, _ in jobs),
-            running=sum(state == "RUNNING" for state, _ in jobs),
-        )
+    def listing_command(self) -> str:
+        """List everybody's live jobs."""
+        return f"SLURM_TIME_FORMAT=%s {self.command('squeue')} -h -r -o {_format(_LISTING_FIELDS)}"
+
+    def parse_listing(self, answer: Completed) -> list[JobInfo]:
+        """Read squeue's listing."""
+        self.check_command(answer)
+        if answer.exitcode != 0 or _COMPLAINT.search(answer.err):
+            raise self._unavailable("squeue", answer)
+        found = []
+        for line in answer.out.split("\n"):
+            row = parse_queue_line(line, _LISTING_FIELDS)
+            if row is not None:
+                owner, queue, cores = line.split("|", 3)[:3]
+                used = row.accounting
+                found.append(
+                    JobInfo(
+                        row.jobid,
+                        row.name,
+                        owner,
+                        queue,
+                        row.state,
+                        row.native_state,
+                        whole_number(cores),
+                        used.submitted,
+                        used.started,
+                        used.hosts,
+                    )
+                )
+        return found
+
+    def queues_command(self) -> str:
+        """List partitions."""
+        return f"{self.command('sinfo')} -h -s -o '%P|%a|%l'"
+
+    def parse_queues(self, answer: Completed) -> list[Queue]:
+        """Read sinfo's summary."""
+        if self.check_command(answer).exitcode != 0:
+            raise self._unavailable("sinfo", answer)
+        found = []
+        for line in answer.out.splitlines():
+            name, available, limit = [*line.split("|"), "", ""][:3]
+            queue = Queue(name.rstrip("*"), available == "up", name.endswith("*"), _duration(limit))
+            found.append(queue)
+        return found
+
+    def machines_command(self) -> str:
+        """List nodes."""
+        return f"{self.command('sinfo')} -h -N -o '%N|%T|%C|%m|%O'"
+
+    def parse_machines(self, answer: Completed) -> list[Machine]:
+        """Read sinfo's list of nodes; a node is in it once for each of its partitions."""
+        if self.check_command(answer).exitcode != 0:
+            raise self._unavailable("sinfo", answer)
+        found = {}
+        for line in answer.out.splitlines():
+            name, state, cores, memory, load = [*line.split("|"), "", "", "", ""][:5]
+            # allocated/idle/other/total
+            numbers = [whole_number(part) for part in [*cores.split("/"), "", "", ""][:4]]
+            found[name] = Machine(
+                name,
+                state.rstrip("*~#!%$@^-") in _USABLE,
+                state,
+                numbers[3],
+                numbers[1],
+                Memory(f"{memory} MiB") if whole_number(memory) is not None else None,
+                float(load) if re.fullmatch(r"\d+\.\d+", load) else None,
+            )
+        return list(found.values())
 
     def _unavailable(self, command: str, answer: Completed) -> SystemUnavailable:
         said = (answer.err.strip() or answer.out.strip() or f"exit code {answer.exitcode}")[-500:]
@@ -289,6 +341,11 @@ class SlurmBackend(BatchSystem):
             exitcode=answer.exitcode,
             stderr=answer.err,
         )
+
+
+def _format(fields: Sequence[str]) -> str:
+    """Make the argument of squeue's -o, as a shell word."""
+    return quote("|".join(f"%{field}" for field in fields))
 
 
 def native_state(text: str) -> tuple[State, Reason | None]:
