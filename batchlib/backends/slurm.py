@@ -17,7 +17,7 @@ from ..quantity import Duration, Memory, whole_number
 from ..run import Accounting, NativeDependency, Reason, State
 from ..transport.shell import Completed
 from . import control
-from .base import Action, Answer, Outcome
+from .base import Action, Answer, JobInfo, Machine, Outcome, Queue
 from .batch import BatchSystem, Job
 from .programs import quote
 from .verdict import JobRow
