@@ -155,16 +155,28 @@ class Store:
     def __init__(self, url: str) -> None:
         self.url = url
         self._engine = sql.create_engine(url, connect_args={"timeout": _BUSY} if url.startswith("sqlite") else {})
-        with self._guarded("opened"), self._engine.begin() as connection:
-            _metadata.create_all(connection)
-            found = connection.scalar(sql.select(_meta.c.value).where(_meta.c.key == "schema"))
-            if found is None:
-                connection.execute(
-                    _meta.insert(), [{"key": "schema", "value": str(SCHEMA)}, {"key": "revision", "value": "0"}]
-                )
-        if found is not None and found != str(SCHEMA):
+        with self._guarded("opened"):
+            found = self._schema()
+        if found != str(SCHEMA):
             self.close()
             raise SessionError(f"{url} was written by another version of batchlib (schema {found}, this is {SCHEMA})")
+
+    def _schema(self) -> str | None:
+        """Give the number of the schema, making the tables first where there are none."""
+        with self._engine.connect() as connection:
+            if sql.inspect(connection).has_table(_meta.name):
+                return connection.scalar(sql.select(_meta.c.value).where(_meta.c.key == "schema"))
+        with self._engine.begin() as connection:
+            if self._engine.dialect.name == "sqlite":
+                # the write lock, at once: of two processes that find no tables only one must make them
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            _metadata.create_all(connection)
+            found: str | None = connection.scalar(sql.select(_meta.c.value).where(_meta.c.key == "schema"))
+            if found is None:
+                found = str(SCHEMA)
+                first = {"schema": found, "revision": "0"}
+                connection.execute(_meta.insert(), [{"key": key, "value": value} for key, value in first.items()])
+            return found
 
     def close(self) -> None:
         """Close the database."""
