@@ -92,6 +92,7 @@ class Authentication:
         self._login = Login(transport, resolved.user, settings.timeout)
         self._certificates = _certificates(resolved, settings)
         self._secret: str | None = None
+        self._used: set[bytes] = set()
         self._tried: list[str] = []
         self._unanswered: list[str] = []
 
@@ -143,6 +144,10 @@ class Authentication:
                 except paramiko.SSHException as error:
                     self._tried.append(f"{candidate.name} (it did not sign: {error})")
                 else:
+                    if outcome is Outcome.PARTIAL:
+                        # another factor may be another key, and some servers go on listing the method in any case
+                        self._used.add(candidate.public)
+                        self._tried.append(f"{candidate.name} (accepted, but not enough)")
                     if outcome is not Outcome.REFUSED:
                         return outcome
                     self._tried.append(candidate.name)
@@ -170,7 +175,7 @@ class Authentication:
         of_agent = dict.fromkeys(candidate.public for candidate in configured if candidate.public in agent)
         if not self._resolved.identities_only:
             of_agent |= dict.fromkeys(agent)
-        offered = set()
+        offered = set(self._used)
         ordered = [*named, *(agent[public] for public in of_agent), *configured]
         for candidate in ordered:
             candidate = agent.get(candidate.public, candidate)

@@ -144,8 +144,10 @@ class Connection:
         deadline = started + self.settings.session_wait
         pause = 0.01
         while True:
-            others = self._gate.enter(deadline)
+            others = self._gate.enter(deadline, lambda: self.alive)
             if others is None:
+                if not self.alive:
+                    raise ConnectionFailed(f"the connection to {self.target} is gone")
                 raise ConnectionFailed(
                     f"all sessions on {self.target} stayed in use for {self.settings.session_wait:g} s"
                 )
@@ -216,10 +218,11 @@ class Connection:
                 if not reason:
                     stack.push(inner.pop_all())
                     return transport
+                if not transport.packetizer.peer_closed:
+                    break
                 complaint = proxy.complaint() if proxy else ""
                 if complaint:
                     reason = f"the proxy command said: {complaint}"
-                if complaint or not transport.packetizer.peer_closed:
                     break
             log.debug("%s: %s", self.target, reason)
         raise ConnectionFailed(f"cannot connect to {self.target}: {reason}")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import paramiko
@@ -39,12 +40,25 @@ class Gate:
         self._inside = 0
         self._changed = threading.Condition()
 
-    def enter(self, deadline: float) -> int | None:
-        """Wait for room; give the number of others that are inside, None when there was no room in time."""
+    def enter(self, deadline: float, usable: Callable[[], bool]) -> int | None:
+        """Wait for room.
+
+        Parameters
+        ----------
+        deadline : float
+            Until when, on the monotonic clock.
+        usable : callable
+            Whether waiting makes sense.
+
+        Returns
+        -------
+        int or None
+            Number of others that are inside; None when there was no room in time or waiting makes no sense.
+        """
         with self._changed:
             while self._inside >= self._room():
                 left = deadline - time.monotonic()
-                if left <= 0:
+                if left <= 0 or not usable():
                     return None
                 self._changed.wait(min(left, 1.0))
             self._inside += 1

@@ -295,6 +295,18 @@ def test_a_session_is_waited_for(plain_sshd: Sshd, carriers: Carriers) -> None:
         assert waiting.result(10).out == b"at last\n"
 
 
+def test_who_waits_for_a_session_hears_of_the_loss(make_frontend: Callable[..., Frontend], key: dict[str, str]) -> None:
+    frontend = make_frontend()
+    carrier = SshCarrier(settings_for(frontend, **key, sessions=1))
+    pipe = carrier.open("cat")
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(run, carrier, "echo on another connection")
+        frontend.drop()
+        assert waiting.result(10).out == b"on another connection\n"
+    pipe.close()
+    carrier.close()
+
+
 def test_a_server_that_refuses_all_sessions(make_frontend: Callable[..., Frontend], key: dict[str, str]) -> None:
     carrier = SshCarrier(settings_for(make_frontend(max_sessions=0), **key, timeout=1.0))
     with pytest.raises(ConnectionFailed, match="refuses to run programs"):
