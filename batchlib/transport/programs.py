@@ -181,7 +181,7 @@ class Programs:
     def _end(self, shell: Shell) -> None:
         """Ask what a shell left running to end, through another shell."""
         group = shell.pid
-        program = f"kill -TERM -- -{group}; sleep 1; kill -KILL -- -{group}"
+        program = f"kill -s TERM -- -{group}; sleep 1; kill -s KILL -- -{group}"
         # the time-out is what the caller must hear of, whether or not this works
         with contextlib.suppress(TransportError), contextlib.closing(Shell(self.carrier, 10)) as other:
             other.run(program, b"", 10)

@@ -15,7 +15,7 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 
 import attrs
 
@@ -29,15 +29,23 @@ _INLINE = 16 * 1024
 #: Bytes of a stream's standard error that are kept.
 _STDERR_TAIL = 64 * 1024
 
+#: Bytes of a stream that travel as one piece, and bytes that are written at a time: progress is seen after each.
+_PIECE = 4 << 20
+_SLICE = 256 << 10
+
+# What travels on a shell's standard input may be cut off at any byte. A program ends with the token, and is not run
+# without it. Its input is followed by a line, or comes in pieces with their lengths, of which the last one is empty;
+# where that is missing, the whole process group is killed before the program can take the end of its input for all
+# of it. ``head -c`` takes exactly that many bytes; ``read`` reads byte by byte; the loop itself is an argument, so the
+# shell never reads ahead on the stream.
+_PROGRAM = "p=$(head -c $n); case $p in *$t) ;; *) exit 1;; esac; "
 # The loop of a long-lived shell: number, length of the program, length of its input; then both.
-# ``head -c`` takes exactly that many bytes; ``read`` reads byte by byte; the loop itself is an argument, so
-# the shell never reads ahead on the stream.
 _LOOP = (
     "exec /bin/sh -c '"
     't={token}; printf "%s %s\\n" $t $$; printf "%s\\n" $t >&2; '
-    'while IFS=" " read -r i n m; do p=$(head -c $n); '
-    'if [ $m = 0 ]; then ( eval "$p" ) </dev/null; '
-    'else head -c $m | {{ ( eval "$p" ); r=$?; cat >/dev/null; exit $r; }}; fi; r=$?; '
+    'while IFS=" " read -r i n m; do ' + _PROGRAM + 'if [ $m = 0 ]; then ( eval "$p" ) </dev/null; '
+    "else {{ head -c $m; read -r e || kill -s KILL -- -$$; }} | "
+    '{{ ( eval "$p" ); r=$?; cat >/dev/null; exit $r; }}; fi; r=$?; '
     'printf "\\n%s %s %s\\n" $t $i $r; printf "\\n%s %s\\n" $t $i >&2; done\''
 )
 # One program whose input is the rest of the stream. Its end is told on standard error, the standard
@@ -45,7 +53,9 @@ _LOOP = (
 _ONCE = (
     "exec /bin/sh -c '"
     't={token}; printf "%s pid %s\\n" $t $$ >&2; printf "%s\\n" $t; '
-    'IFS=" " read -r n; p=$(head -c $n); ( eval "$p" ); printf "\\n%s %s\\n" $t $? >&2\''
+    'IFS=" " read -r n; ' + _PROGRAM + "{{ while read -r n; do "
+    'case $n in 0) exit 0;; esac; head -c "$n" || exit 0; done; kill -s KILL -- -$$; }} | '
+    '( eval "$p" ); printf "\\n%s %s\\n" $t $? >&2\''
 )
 
 
@@ -115,8 +125,8 @@ class Shell:
             The connection broke; the program may have run.
         """
         self._number += 1
-        text = program.encode("utf-8", "surrogateescape")
-        message = b"%d %d %d\n%b%b" % (self._number, len(text), len(data), text, data)
+        text = _sealed(program, self._token)
+        message = b"%d %d %d\n%b%b" % (self._number, len(text), len(data), text, data + b"\n" if data else b"")
         token = f"\n{self._token} {self._number}".encode()
         deadline = time.monotonic() + timeout
         try:
@@ -204,7 +214,7 @@ class Stream:
         token = secrets.token_hex(16)
         self._mark = token.encode()
         self._pipe = carrier.open(_ONCE.format(token=token))
-        text = program.encode("utf-8", "surrogateescape")
+        text = _sealed(program, token)
         self._head = b"%d\n%b" % (len(text), text)
         self._stderr = bytearray()
         self._noise: bytearray | None = bytearray()
@@ -226,7 +236,7 @@ class Stream:
             The streams ended without the program's end mark.
         """
         ended: set[int] = set()
-        with _Writer(self._pipe, itertools.chain([self._head], chunks), close_stdin=True) as writer:
+        with _Writer(self._pipe, itertools.chain([self._head], _pieces(chunks)), close_stdin=True) as writer:
             while len(ended) < 2:
                 got = self._pipe.read(self._idle_timeout)
                 if got is None:
@@ -319,6 +329,31 @@ class _Writer(threading.Thread):
         """Tell whether anything was written since this was asked last."""
         before, self._seen = self._seen, self._written
         return self._seen != before
+
+
+def _sealed(program: str, token: str) -> bytes:
+    """Give a program with the comment at its end that shows that it is all there."""
+    return f"{program}\n#{token}".encode("utf-8", "surrogateescape")
+
+
+def _pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Put chunks together to pieces with their lengths in front, the last one of which is empty."""
+    parts: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        parts.append(chunk)
+        size += len(chunk)
+        if size >= _PIECE:
+            yield from _slices(size, parts)
+            parts, size = [], 0
+    if size:
+        yield from _slices(size, parts)
+    yield b"0\n"
+
+
+def _slices(size: int, parts: Iterable[bytes]) -> Iterator[bytes]:
+    piece = b"".join([b"%d\n" % size, *parts])
+    return (piece[at : at + _SLICE] for at in range(0, len(piece), _SLICE))
 
 
 def _take(buffer: bytearray, mark: bytes, start: int) -> tuple[bytes, bytes] | None:

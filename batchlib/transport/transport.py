@@ -73,6 +73,11 @@ def quote(path: str) -> str:
     return shlex.quote("./" + path if path.startswith("-") else path)
 
 
+def _enter(path: str) -> str:
+    """Make the shell text that enters a directory, or says why that is not possible: not every ``cd`` does."""
+    return f"cd {quote(path)} 2>/dev/null || {{ ls -d {quote(path)}/. >/dev/null; exit 1; }}; "
+
+
 class Transport(Programs):
     """Run programs on a machine and handle its files.
 
@@ -103,7 +108,7 @@ class Transport(Programs):
             For each name in it, whatever the name holds (newlines too), what it is.
         """
         # a record starts with "/" at the start of a line, which no name can imitate: names hold no "/"
-        program = f"cd {quote(path)} && find . ! -name . -prune -exec stat -c '/%f %s %Y %n' {{}} +"
+        program = f"{_enter(path)}find . ! -name . -prune -exec stat -c '/%f %s %Y %n' {{}} +"
         found = {}
         for record in ("\n" + self._files(program, f"list {path}").out).split("\n/")[1:]:
             mode, size, mtime, name = record.removesuffix("\n").split(" ", 3)
@@ -234,7 +239,10 @@ class Transport(Programs):
         def wanted(path: Path, size: int, mtime: float) -> bool:
             return overwrite or (changed_only and not _same(path, size, mtime))
 
-        program = f"cd {quote(parent or '.')} && tar -cf - -- {quote(name)}"
+        # what is named itself is followed when it is a link, as `put` does
+        program = (
+            f"{_enter(parent or '.')}follow=; [ ! -L {quote(name)} ] || follow=h; tar -c${{follow}}f - -- {quote(name)}"
+        )
         with self.receive(_CLEAN + program) as incoming:
             try:
                 unpack(events.counted(self, incoming, name=remote), place, wanted=wanted)
