@@ -56,7 +56,7 @@ class Sections:
         mark = re.escape(self.mark.encode())
         errors = _cut(rb"\n" + mark + rb" ([^\n]*)\n", answer.stderr)
         found = {}
-        for (name, code), out in _cut(rb"\n" + mark + rb" ([^\n ]*) (\d+)\n", answer.stdout).items():
+        for (name, code), out in _cut(rb"\n" + mark + rb" ([!-~]+) (\d{1,3})\n", answer.stdout).items():
             found[name.decode()] = Completed(int(code), out, errors.get((name,), b""))
         return found
 
