@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Whether this is IBM's LSF 10; else it is volclava 2.2, of the same family.
 IBM = os.environ.get("FAKE_LSF") == "ibm"
-HOST = os.uname().nodename.partition(".")[0]
+HOST = os.environ.get("FAKE_LSF_HOST") or os.uname().nodename.partition(".")[0]
 CLUSTER = "cluster1" if IBM else "volclava"
 VERSION = (
     "IBM Spectrum LSF Standard 10.1.0.6, May 25 2018\nCopyright International Business Machines Corp. 1992, 2016."
@@ -127,9 +127,7 @@ def parse_words(command: str, words: Sequence[str], takes: Collection[str], flag
     return found
 
 
-def parse_letters(
-    command: str, words: Sequence[str], takes: str, flags: str, whole: Collection[str] = ()
-) -> Options:
+def parse_letters(command: str, words: Sequence[str], takes: str, flags: str, whole: Collection[str] = ()) -> Options:
     """Read options as getopt does: letters may be joined, and options may follow ids."""
     found = Options()
     queue = list(words)
@@ -145,7 +143,7 @@ def parse_letters(
             letter, letters = letters[0], letters[1:]
             if letter in takes and not (letters or queue):
                 raise UsageFailure(command, f"{command}: option requires an argument -- '{letter}'")
-            elif letter in takes:
+            if letter in takes:
                 found.add(letter, letters or queue.pop(0))
                 letters = ""
             elif letter in flags:

@@ -21,7 +21,7 @@ from tests.fakes.lsf.options import (
     raw,
     tries_left,
 )
-from tests.fakes.lsf.system import LSF, stamp
+from tests.fakes.lsf.system import LSF, written
 from tests.fakes.model import PLAIN, Job, Refused, setting
 
 TYPE_CHECKING = False
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-_TAKES = set("a b c C D e E Ep f F i is J Jd k L m M n o p P q R S sp s t T u v w W".split())
-_FLAGS = set("B h H I Ip Is K N r V x".split())
+_TAKES = "a b c C D e E Ep f F i is J Jd k L m M n o p P q R S sp s t T u v w W"
+_FLAGS = "B h H I Ip Is K N r V x"
 if IBM:
-    _TAKES |= set("app cwd env eo ext freq g G gpu network oo outdir sla U We".split())
-    _FLAGS |= {"rn", "hl"}
+    _TAKES += " app cwd env eo ext freq g G gpu network oo outdir sla U We"
+    _FLAGS += " rn hl"
 
 #: The title of a job, which is also its name when it has none, is cut here.
 _TITLE_LENGTH = 232
@@ -50,7 +50,7 @@ _UNITS = {"": 0, "K": 0, "KB": 0, "M": 1, "MB": 1, "G": 2, "GB": 2, "T": 3, "TB"
 
 def main(name: str, words: Sequence[str]) -> int:
     """Submit a job, and with -K wait for it."""
-    options = parse_words("bsub", words, _TAKES, _FLAGS)
+    options = parse_words("bsub", words, _TAKES.split(), _FLAGS.split())
     if "h" in options:
         raise UsageFailure("bsub")
     if "V" in options:
@@ -78,7 +78,7 @@ def main(name: str, words: Sequence[str]) -> int:
     print(f"Job <{job.number}> is submitted to {'' if asked else 'default '}queue <{job.queue}>.", flush=True)
     for option, what in (("b", "scheduled after"), ("t", "terminated by")):
         if option in options:
-            print(f"Job will be {what} {stamp(_clock(options.get(option)))}", file=sys.stderr)
+            print(f"Job will be {what} {written(_clock(options.get(option)))}", file=sys.stderr)
     if "K" in options:
         print("<<Waiting for dispatch ...>>", file=sys.stderr, flush=True)
         task = system.wait(job.number)[-1]
@@ -95,7 +95,7 @@ def directives(script: str) -> dict[str, list[str]]:
             words = shlex.split(match[1].rstrip("\r"))
         except ValueError:
             raise Failure("Unmatched quotes in the job script") from None
-        for option, values in parse_words("bsub", words, _TAKES, _FLAGS).values.items():
+        for option, values in parse_words("bsub", words, _TAKES.split(), _FLAGS.split()).values.items():
             found.setdefault(option, []).extend(values)
     return found
 
@@ -282,7 +282,7 @@ class _Condition:
     def __init__(self, system: LSF, text: str) -> None:
         self.system = system
         self.text = text
-        self.words = re.findall(r"&&|\|\||!|\(|\)|\"[^\"]*\"|[^\s()&|!]+", text)
+        self.words: list[str] = re.findall(r"&&|\|\||!|\(|\)|\"[^\"]*\"|[^\s()&|!]+", text)
 
     def read(self) -> Sequence[Any]:
         """Give the condition as the engine has it."""

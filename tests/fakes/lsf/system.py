@@ -4,6 +4,8 @@ Settings beside those of the engine, from the environment of the commands:
 
 ``FAKE_LSF``
     ``ibm`` for LSF 10; anything else is volclava 2.2.
+``FAKE_LSF_HOST``
+    Name of the host (default: this one's).
 ``FAKE_LSF_MINUTE``
     Seconds that a minute of a run limit has (default 60).
 ``FAKE_LSF_RESUME``
@@ -30,7 +32,7 @@ from tests.fakes.model import DEPENDENT, ENDED, EXITING, PLAIN, QUEUED, RUNNING,
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 #: Seconds after which the batch system knows what a job uses.
 SAMPLED_AFTER = 10.0
@@ -49,6 +51,8 @@ _WRAPPER = """#! /bin/sh
 
 trap '> "$0.end"' 0
 $LSB_TRAPSIGS
+$LSB_RCP1
+$LSB_RCP2
 # LSBATCH: User input
 {command}
 ExitStat=$?
@@ -66,13 +70,17 @@ class LSF(Engine):
     default_queue = "normal"
     kill_signals = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
     limit_signals = (signal.SIGUSR2, *kill_signals) if IBM else (signal.SIGUSR2,)
-    memory_signals = kill_signals
 
     def __init__(self) -> None:
         super().__init__()
         for name, queue in self.queues.items():
             queue.enabled = not self.switch(f"closed-{name}")
             queue.started = not self.switch(f"inactive-{name}")
+
+    def order(self, task: Task, signals: Sequence[int]) -> None:
+        # the limit on memory ends a job as bkill does, other than that on time
+        memory_limit = task.reason == "memory" and signals is self.limit_signals
+        super().order(task, self.kill_signals if memory_limit else signals)
 
     def launch(self, job: Job, task: Task) -> Launch:
         face = job.face
@@ -163,16 +171,15 @@ class LSF(Engine):
             f"Sender: LSF System <{'lsfadmin' if IBM else 'volclava'}@{HOST}>",
             f"Subject: Job {ident(job, task)}: <{title}>{inside} {'Done' if done else 'Exited'}",
             "",
-            f"Job <{title}> was submitted from host <{HOST}> by user <{job.owner}>{inside}."
-            if not IBM
-            else f"Job <{title}> was submitted from host <{HOST}> by user <{job.owner}>{inside} at {stamp(job.submitted)}",
+            f"Job <{title}> was submitted from host <{HOST}> by user <{job.owner}>{inside}"
+            + (f" at {written(job.submitted)}" if IBM else "."),
             f"Job was executed on host(s) <{hosts}>, in queue <{job.queue}>, as user <{job.owner}>{inside}"
-            + (f" at {stamp(task.started)}" if IBM else "."),
+            + (f" at {written(task.started)}" if IBM else "."),
             f"<{face['home']}> was used as the home directory.",
             f"<{raw(_directory(job))}> was used as the working directory.",
-            f"Started at {stamp(task.started)}",
-            *([f"Terminated at {stamp(task.ended)}"] if IBM else []),
-            f"Results reported at {stamp(task.ended)}",
+            f"Started at {written(task.started)}",
+            *([f"Terminated at {written(task.ended)}"] if IBM else []),
+            f"Results reported at {written(task.ended)}",
             "",
             "Your job looked like:",
             "",
@@ -227,9 +234,15 @@ class LSF(Engine):
         return "Not enough job slot(s)"
 
 
-def stamp(when: float) -> str:
-    """Write a time with its year."""
-    return time.strftime("%a %b %e %H:%M:%S %Y", time.localtime(when))
+def written(when: float, form: str = "%a %b %e %H:%M:%S %Y") -> str:
+    """Write a time, if there is one."""
+    return time.strftime(form, time.localtime(when)) if when else "-"
+
+
+def memory(kilobytes: int) -> str:
+    """Write an amount of memory."""
+    megabytes = kilobytes / 1024
+    return f"{megabytes / 1024:.1f} Gbytes" if megabytes >= 1024 else f"{megabytes:.0f} Mbytes"
 
 
 def ident(job: Job, task: Task) -> str:
