@@ -208,7 +208,7 @@ def _spool(backend: BatchSystem) -> Iterator[Finding]:
     try:
         spool = backend.spool
     except BatchlibError as error:
-        yield Finding("wrong", "spool directory", str(error), "name a directory of yours on a shared file system")
+        yield Finding("wrong", "spool directory", str(error), "it has to be a directory of yours that the nodes see")
         return
     parts = _ask(backend, {"mode": f"stat -c %a -- {quote(spool)}", "space": f"df -Pk -- {quote(spool)}"})
     mode = parts["mode"].out.strip()

@@ -36,7 +36,7 @@ _USAGE, _DEFECT, _INTERRUPTED, _BROKEN_PIPE = 2, 125, 130, 141
 _SHORT_WAIT, _LONG_WAIT = 1.0, 600.0
 #: What the system says when our own output does not fit where it goes.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+_RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 
 
 class Invocation:

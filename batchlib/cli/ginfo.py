@@ -49,7 +49,7 @@ def _document(invocation: Invocation, app: Application, row: Row) -> dict[str, o
     from .output import json_time, task_document
 
     asked = {
-        key: _plain(value)
+        key.removeprefix("requested_"): _plain(value)
         for key, value in attrs.asdict(app, recurse=False).items()
         if key not in _NOT_REQUESTED and value not in (None, False, (), "", 0)
     }

@@ -89,7 +89,7 @@ def info(invocation: Invocation, named: str | None) -> None:
             document = {"session": session.name, "directory": str(session.directory)}
             print_json({**document, "counts": _plain(session.counts()), "driven_by": holder})
             return
-        print(f"session: {session.name}\ndirectory: {session.directory}\ntasks: {counts_line(session.counts())}")
+        print(f"session: {session.name}\ndirectory: {session.directory}\n{counts_line(session.counts())}")
         if holder:
             print(f"driven by: {holder}")
 

@@ -319,11 +319,12 @@ def _refusal(engine: Engine, app: Application) -> str | None:
 def _tell_of_open_ends(invocation: Invocation, apps: Sequence[Application]) -> None:
     from ..run import State
 
-    for app in apps:
-        if app.execution.state is State.NEW:
-            invocation.say(f"{app.task_id}: {app.execution.info}; it will be submitted by the next gstat or gwait")
-        elif app.execution.state is State.SUBMITTING:
-            invocation.say(f"{app.task_id}: it is not known yet whether it was accepted; gstat will find out")
+    texts = {
+        State.NEW: "it will be submitted by the next gstat or gwait",
+        State.SUBMITTING: "it is not known yet whether it was accepted; gstat will find out",
+    }
+    open_ends = [app.execution for app in apps if app.execution.state in texts]
+    invocation.say_each(f"{run.info}; {texts[run.state]}" for run in open_ends)
 
 
 def main() -> None:

@@ -302,8 +302,9 @@ def harmless(text: str) -> tuple[str, str]:
     beginning = _BEGINNING.search(text)
     rest = text[beginning.start() :] if beginning else ""
     text = text[: len(text) - len(rest)]
-    if text.endswith("\r"):
-        text, rest = text[:-1], "\r" + rest
+    # a carriage return means something else when a newline follows
+    shown = text.rstrip("\r")
+    text, rest = shown, text[len(shown) :] + rest
     text = re.sub(r"\r+\n?", "\n", _SEQUENCE.sub("", text))
     return _CONTROL.sub("", text), rest
 

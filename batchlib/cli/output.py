@@ -146,7 +146,7 @@ def task_table(rows: Sequence[Row]) -> str:
             row.jobid or "",
             short_time(row.submitted_at),
             elapsed(row, now),
-            row.info,
+            "" if row.info == row.state.value else row.info,
         )
         for row in rows
     ]
