@@ -25,6 +25,7 @@ from .transport.archive import Entry, entries_of
 #: No vowels, so that no words arise; no letters that look like digits.
 _ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
 _TOKEN = re.compile(f"(?P<root>b[{_ALPHABET}]{{15}})(?:/(?P<index>[0-9]{{1,9}}))?")
+_NAMED = re.compile(f"(?:^|\\.)(b[{_ALPHABET}]{{15}})$")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 _TIMES = re.compile(r"(\d+)m([\d.]+)s")
 
@@ -66,6 +67,12 @@ def split_member(name: str, tokens: Collection[str]) -> tuple[str, str]:
     if f"{first}/{second}" in tokens:
         return f"{first}/{second}", inner
     return (first, rest) if first in tokens else ("", name)
+
+
+def token_in(name: str) -> str:
+    """Give the token that a job's unique name ends in; empty for a job that is none of ours."""
+    match = _NAMED.search(name)
+    return match[1] if match else ""
 
 
 def unique_name(jobname: str, token: str, length: int) -> str:

@@ -113,6 +113,10 @@ class BatchSystem(Backend):
     capacity_submit: ClassVar[tuple[str, ...]] = ()
     transient_submit: ClassVar[tuple[str, ...]] = ()
     unclear_submit: ClassVar[tuple[str, ...]] = ()
+    #: Exit codes of a job script that tell the batch system to do something: it ends with 1 instead of these.
+    reserved_codes: ClassVar[tuple[int, ...]] = ()
+    #: What an application may ask for and the batch system has nothing like: a sentence for each such field.
+    unsupported: ClassVar[Mapping[str, str]] = {}
     #: What it can do.
     capabilities: ClassVar[frozenset[str]] = frozenset()
 
@@ -146,7 +150,7 @@ class BatchSystem(Backend):
         """Make the shell text that lists at least these jobs, as far as the queue knows them."""
 
     @abc.abstractmethod
-    def parse_queue(self, answer: Completed) -> dict[str, JobRow]:
+    def parse_queue(self, answer: Completed) -> Mapping[str, JobRow]:
         """Read the listing.
 
         Raises
@@ -159,7 +163,7 @@ class BatchSystem(Backend):
         """Make the shell text that asks the accounting; None where there is none."""
         return None
 
-    def parse_accounting(self, answer: Completed) -> dict[str, JobRow]:
+    def parse_accounting(self, answer: Completed) -> Mapping[str, JobRow]:
         """Read the accounting's answer.
 
         Raises
@@ -237,6 +241,10 @@ class BatchSystem(Backend):
         """Write dependencies as the batch system wants them; empty without any."""
         return ""
 
+    def unique_name(self, jobname: str, token: str) -> str:
+        """Make the name under which a job is queued."""
+        return sandbox.unique_name(jobname, token, self.name_length)
+
     def submit_prelude(self) -> str:
         """Give shell text to run once before a batch of submissions."""
         return ""
@@ -311,6 +319,9 @@ class BatchSystem(Backend):
         """Check that the resource can run `app`."""
         app.validate()
         settings = self.settings
+        for field, sentence in self.unsupported.items():
+            if getattr(app, field) or getattr(settings, field, None):
+                raise UnsupportedOperation(f"{field}: {sentence}", resource=self.name)
         limits: list[tuple[str, Any, Any]] = [
             ("cores", app.total_cores, settings.max_cores_per_job or settings.max_cores),
             ("walltime", app.requested_walltime, settings.max_walltime),
@@ -353,10 +364,11 @@ class BatchSystem(Backend):
             app,
             self.settings,
             template=self.template,
-            name=sandbox.unique_name(app.jobname, token, self.name_length),
+            name=self.unique_name(app.jobname, token),
             sandbox=f"{spool}/{token}",
             jobid_expression=self.array_jobid_expression if array else self.jobid_expression,
             index_expression=self.index_expression if array else "",
+            reserved_codes=self.reserved_codes,
             values={**common, "array": self.native_array(array) if array else "", **self.header_values(app)},
         )
 
@@ -452,24 +464,24 @@ class BatchSystem(Backend):
         jobs = {app: self.job(app) for app in live}
         try:
             rows = self.parse_queue(self.ask(self.queue_command(list(jobs.values()))))
-            gone = [app for app in live if not _is_live(rows.get(jobs[app].jobid))]
+            gone = [app for app in live if not _is_live(_row_of(rows, jobs[app]))]
             statuses, records = self._evidence([jobs[app] for app in gone]) if gone else ({}, {})
         except BatchlibError as error:
             # no answer is no evidence: states stay as they are
             return answers | dict.fromkeys(live, self.tell(error))
         for app in live:
             job = jobs[app]
-            self._update(app, rows.get(job.jobid), records.get(job.jobid), statuses.get(job.token))
+            self._update(app, _row_of(rows, job), _row_of(records, job), statuses.get(job.token))
         return answers
 
-    def _evidence(self, jobs: Sequence[Job]) -> tuple[dict[str, sandbox.Status], dict[str, JobRow]]:
+    def _evidence(self, jobs: Sequence[Job]) -> tuple[dict[str, sandbox.Status], Mapping[str, JobRow]]:
         """Ask for the status files and accounting records of jobs that the queue does not show as live."""
         asked = {"status": sandbox.status_program(programs.quote(self.spool), [job.token for job in jobs])}
         command = self.accounting_command(jobs)
         if command is not None:
             asked["accounting"] = command
         parts = self.ask_all(asked)
-        records: dict[str, JobRow] = {}
+        records: Mapping[str, JobRow] = {}
         if "accounting" in parts:
             # accounting that is down or late is no evidence; the status files may be
             with contextlib.suppress(SystemUnavailable):
@@ -643,6 +655,14 @@ def generic_filename_mapping(jobname: str, jobid: str, file_name: str) -> str:
 
 def _count(jobs: Iterable[JobInfo], *states: State) -> int:
     return sum(job.state in states for job in jobs)
+
+
+def _row_of(rows: Mapping[str, JobRow], job: Job) -> JobRow | None:
+    """Find a job by its id, unless the batch system has given that id to another of ours since."""
+    row = rows.get(job.jobid)
+    if row is None or sandbox.token_in(row.name) in ("", sandbox.root_of(job.token)):
+        return row
+    return None
 
 
 def _is_live(row: JobRow | None) -> bool:

@@ -56,6 +56,9 @@ def control(
         found = _ask(system, list(jobs.values()), action, signal)
         for app, job in jobs.items():
             answers[app] = found.get(job.jobid, Answer(Outcome.DONE))
+            if answers[app].outcome is Outcome.NOT_FOUND and app.execution.cancel_requested:
+                # not every batch system remembers a job that it was told to end
+                answers[app] = Answer(Outcome.ALREADY_ENDED)
             _record(app, action, answers[app])
     return answers
 

@@ -6,7 +6,7 @@ import functools
 import re
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -71,6 +71,7 @@ def render_script(
     sandbox: str,
     jobid_expression: str,
     index_expression: str = "",
+    reserved_codes: Sequence[int] = (),
     values: Mapping[str, object],
 ) -> str:
     """Make the text of a job script.
@@ -91,6 +92,8 @@ def render_script(
         Shell expression for the native id, inside the job.
     index_expression : str
         For an array: shell expression for the element's index, inside the job.
+    reserved_codes : sequence of int
+        Exit codes that the script must not end with.
     values : mapping
         More values for the header's template.
     """
@@ -103,6 +106,7 @@ def render_script(
         sandbox=sandbox,
         jobid_expression=jobid_expression,
         index_expression=index_expression,
+        reserved_codes="|".join(map(str, reserved_codes)),
         prologue=settings.script_parts("prologue", app.application_name),
         epilogue=settings.script_parts("epilogue", app.application_name),
         array=bool(index_expression),

@@ -274,7 +274,7 @@ def recover(system: BatchSystem, apps: Sequence[Application]) -> Answers:
             elif not trace.asked:
                 never.append(unit)
             else:
-                unsettled[sandbox.unique_name(unit.apps[0].jobname, unit.token, system.name_length)] = unit
+                unsettled[system.unique_name(unit.apps[0].jobname, unit.token)] = unit
         found: dict[str, str] = {}
         for some in _chunks(list(unsettled), _LOOKUPS_AT_ONCE):
             found |= system.parse_lookup(system.ask_all(system.lookup_commands(some)))
