@@ -7,13 +7,12 @@ the session. Which processes run, and since when, is read from ``/proc``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from ..application import RESERVED, Application
 from ..errors import SystemUnavailable, UnsupportedOperation
-from ..quantity import Duration, Memory
+from ..quantity import Duration, Memory, whole_number
 from ..run import Accounting, Reason, State
 from ..transport.shell import Completed
 from .base import Action, Answer, JobFilter, JobInfo, Outcome, ResourceStatus
@@ -57,6 +56,7 @@ class ShellBackend(BatchSystem):
     template = "shell.sh.j2"
     jobid_pattern = r"started process (?P<jobid>\d+\.\d+@\S+)$"
     jobid_expression = '"$BATCHLIB_JOBID"'
+    outer_variables = "BATCHLIB_TOKEN|BATCHLIB_JOBID"
     capacity_submit = ("no free cores",)
     capabilities = frozenset({"accounting", "signal", "suspend"})
 
@@ -64,21 +64,29 @@ class ShellBackend(BatchSystem):
         """Call the function that `submit_prelude` defines."""
         return ["launch", str(app.total_cores)]
 
+    def header_values(self, app: Application) -> dict[str, object]:
+        """Tell the job script how long to wait between asking processes to end and killing them."""
+        return {"grace": _GRACE}
+
     def submit_prelude(self) -> str:
         """Define how to start a job, and count the cores that are taken."""
         cores = self.settings.max_cores or '"$(getconf _NPROCESSORS_ONLN)"'
-        return f"""{_LOOK}free={cores}
+        return f"""{_LOOK}all={cores} free=$all
+mkdir -p .running
 for file in .running/*; do
   {{ read -r jobid cores < "$file"; }} 2>/dev/null || continue
   look "$jobid"
   if [ -n "$alive" ]; then free=$((free - cores)); else rm -f "$file"; fi
 done
 launch() {{ # cores script
+  if [ "$1" -gt "$all" ]; then echo "$1 cores asked for, this machine has $all" >&2; return 1; fi
   if [ "$1" -gt "$(cat ../.free)" ]; then echo "no free cores here now" >&2; return 75; fi
   echo "$(($(cat ../.free) - $1))" > ../.free
-  setsid nohup {quote(self.settings.shell)} "$2" </dev/null >{RESERVED}/log 2>&1 3>&- &
+  setsid {quote(self.settings.shell)} "$2" </dev/null >{RESERVED}/log 2>&1 3>&- &
   IFS= read -r line < "/proc/$!/stat" || return 1
+  cores=$1
   set -- ${{line##*) }}
+  echo "$!.${{20}}@$host $cores" > ../.running/"${{PWD##*/}}"
   echo "started process $!.${{20}}@$host"
 }}
 echo "$free" > .free
@@ -90,12 +98,12 @@ echo "$free" > .free
         return f"""cd {quote(self.spool)} || exit
 {_LOOK}while read -r jobid token; do
   look "$jobid"
-  if [ "$where" != "$host" ]; then echo "$jobid elsewhere"
-  elif [ -n "$alive" ] && [ -f "$token/{RESERVED}/stopped" ]; then echo "$jobid suspended"
+  if [ -n "$alive" ] && [ -f "$token/{RESERVED}/stopped" ]; then echo "$jobid suspended"
   elif [ -n "$alive" ]; then echo "$jobid running"
   elif [ -f "$token/{RESERVED}/ended" ]; then
     echo "$jobid ended"
     while IFS= read -r line; do echo "$jobid $line"; done < "$token/{RESERVED}/ended"
+  elif [ "$where" != "$host" ]; then echo "$jobid elsewhere"
   fi
 done <<'.'
 {listed}.
@@ -106,11 +114,12 @@ done <<'.'
         if answer.exitcode != 0:
             raise SystemUnavailable(f"the processes could not be listed: {answer.err.strip()[-300:]}")
         facts: dict[str, dict[str, str]] = {}
-        for line in answer.out.splitlines():
+        for line in answer.out.split("\n"):
             jobid, _, fact = line.partition(" ")
             key, _, value = fact.partition("=")
             facts.setdefault(jobid, {})[key] = value
-        return {jobid: _row(jobid, fact) for jobid, fact in facts.items()}
+        rows = {jobid: _row(jobid, fact) for jobid, fact in facts.items()}
+        return {jobid: row for jobid, row in rows.items() if row is not None}
 
     def lookup_commands(self, names: Sequence[str]) -> dict[str, str]:
         """Look nowhere: a job that started has written its id into its sandbox."""
@@ -196,9 +205,7 @@ end {sent}
         jobs = []
         for line in listed:
             jobid, cores, token = [*line.split(" "), "", ""][:3]
-            jobs.append(
-                JobInfo(jobid, token, owner, "", State.RUNNING, "running", int(cores) if cores.isdigit() else None)
-            )
+            jobs.append(JobInfo(jobid, token, owner, "", State.RUNNING, "running", whole_number(cores)))
         return [job for job in jobs if filter is None or filter.matches(job)]
 
     def get_resource_status(self) -> ResourceStatus:
@@ -209,33 +216,36 @@ end {sent}
             'for file in .running/*; do { read -r jobid cores < "$file"; } 2>/dev/null || continue\n'
             'look "$jobid"; [ -z "$alive" ] || echo "$cores"; done'
         )
-        numbers = [int(line) for line in answer.out.split() if line.isdigit()] or [0]
+        numbers = [number for line in answer.out.split() if (number := whole_number(line)) is not None] or [0]
         total = self.settings.max_cores or numbers[0]
         return ResourceStatus(cores=total, free_cores=max(0, total - sum(numbers[1:])), own_running=len(numbers) - 1)
 
 
-def _row(jobid: str, facts: Mapping[str, str]) -> JobRow:
-    """Judge one job by what was printed of it."""
+def _row(jobid: str, facts: Mapping[str, str]) -> JobRow | None:
+    """Judge one job by what was printed of it; None when that says nothing of how it ended."""
     if "running" in facts:
         return JobRow(jobid, State.RUNNING, "running")
     if "suspended" in facts:
         return JobRow(jobid, State.SUSPENDED, "suspended")
     if "elsewhere" in facts:
         return JobRow(jobid, State.UNDETERMINED, f"runs on {jobid.partition('@')[2]}")
-    code = int(facts["code"]) if re.fullmatch(r"\d{1,3}", facts.get("code", "")) else None
+    code = whole_number(facts.get("code"))
+    if code is None or code > 255:
+        return None
     state, reason = _KILLED.get(facts.get("killed", ""), (State.FAILED if code else State.DONE, Reason.EXITED))
-    signal = code - 128 if code is not None and code > 128 else None
+    signal = code - 128 if code > 128 else None
+    peak, started, ended = (whole_number(facts.get(key)) for key in ("peak", "started", "ended"))
     accounting = Accounting(
-        max_memory=Memory(f"{facts['peak']} KiB") if facts.get("peak", "").isdigit() else None,
-        started=_number(facts.get("started")),
-        ended=_number(facts.get("ended")),
+        max_memory=Memory.of(peak, "KiB") if peak is not None else None,
+        started=_time(started),
+        ended=_time(ended),
     )
-    if accounting.started is not None and accounting.ended is not None and accounting.ended >= accounting.started:
-        accounting.wall_time = Duration.of(accounting.ended - accounting.started, "s")
+    if started is not None and ended is not None and ended >= started:
+        accounting.wall_time = Duration.of(ended - started, "s")
     native = f"ended ({facts['killed']})" if facts.get("killed") else "ended"
     exitcode = None if signal else code
     return JobRow(jobid, state, native, reason, exitcode, signal, accounting=accounting)
 
 
-def _number(text: str | None) -> float | None:
-    return float(text) if text and text.isdigit() else None
+def _time(seconds: int | None) -> float | None:
+    return None if seconds is None else float(seconds)
