@@ -116,6 +116,12 @@ class ResourceSettings:
         Seconds that one request may take.
     queue, account, qos : str, optional
         Defaults for jobs that don't name their own.
+    parallel_environment : str, optional
+        For Grid Engine: the parallel environment of jobs with several cores on one host.
+    memory_resources : tuple of str
+        For Grid Engine: the resources by which memory is asked for, counted for each core.
+    gpu_resource : str
+        For Grid Engine: the resource by which GPUs are asked for.
     extra_args : tuple of str
         Options for the submit command of every job.
     shell : str
@@ -144,6 +150,9 @@ class ResourceSettings:
     queue: str | None = None
     account: str | None = None
     qos: str | None = None
+    parallel_environment: str | None = None
+    memory_resources: tuple[str, ...] = attrs.field(default=("h_vmem", "mem_free"), converter=_list)
+    gpu_resource: str = "gpu"
     extra_args: tuple[str, ...] = attrs.field(default=(), converter=_options)
     shell: str = "/bin/sh"
     setup: str = ""

@@ -188,6 +188,10 @@ def _ended(run: Run, row: JobRow, status: Status | None) -> Verdict:
     if row.state is State.OMITTED:
         return Verdict(row.state, row.native_state, Reason.DEPENDENCY)
     exitcode, signal = (row.exitcode, row.signal) if status is None else (status.exitcode, status.signal)
+    killed = row.reason in (Reason.SIGNALLED, Reason.START_FAILURE) and (status is None or not _clean(status))
+    if run.cancel_requested and killed:
+        # some batch systems tell of a job that was cancelled no more than that it was killed, or never started
+        return Verdict(State.CANCELLED, row.native_state, Reason.CANCELLED_BY_USER, exitcode, signal)
     imposed = row.reason in _IMPOSED
     if imposed and status is not None and _clean(status) and row.reason is not Reason.MEMORY:
         # the command had ended by itself before the batch system struck
