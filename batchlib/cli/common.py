@@ -1,4 +1,4 @@
-"""What all commands share: options, session and configuration, task ids, and how errors are told.
+"""What all commands share: options, session and configuration, and how errors are told.
 
 Most of batchlib is imported where it is used, so that ``--help`` and mistyped options are answered at once.
 """
@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
-import re
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from .. import __version__
-from ..errors import BatchlibError, InvalidValue, SessionLocked, TaskNotFound
+from ..errors import BatchlibError, InvalidValue, SessionLocked
 
 if TYPE_CHECKING:
-    from ..application import Application
     from ..config import Configuration
     from ..engine import Engine
     from ..quantity import Duration, Memory
@@ -36,7 +35,6 @@ _USAGE, _DEFECT, _INTERRUPTED, _BROKEN_PIPE = 2, 125, 130, 141
 _SHORT_WAIT, _LONG_WAIT = 1.0, 600.0
 #: What the system says when our own output does not fit where it goes.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 
 
 class Invocation:
@@ -135,14 +133,16 @@ def run(command: click.Command) -> None:
     """
     invocation = Invocation(command.name or "batchlib")
     warnings.showwarning = lambda message, *_others: invocation.say(f"warning: {message}")
+    # whoever closed one of them wants to hear nothing
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - it is open to the end
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        # names of files and jobs may hold anything; a locale that can't show it is no reason to fail
-        with contextlib.suppress(AttributeError):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        if isinstance(stream, io.TextIOWrapper):
+            # names of files and jobs may hold anything; a locale that can't show it is no reason to fail
+            stream.reconfigure(errors="replace")
     try:
         status = _invoke(command, invocation)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except (KeyboardInterrupt, EOFError, click.Abort):
         if sys.stderr.isatty():
             print(file=sys.stderr)
@@ -294,84 +294,6 @@ ids_argument = click.argument("words", metavar="[ID...]", nargs=-1)
 def all_option(text: str) -> Callable[[F], F]:
     """Make the option that stands for all tasks."""
     return click.option("-A", "--all", "every", is_flag=True, help=text)
-
-
-# --- task ids ----------------------------------------------------------------------------------------------
-
-
-def chosen_ids(session: Session, words: Sequence[str], every: bool = False) -> list[str]:
-    """Find out which tasks are meant; without any word it has to be all.
-
-    Parameters
-    ----------
-    session : Session
-        The tasks.
-    words : sequence of str
-        Ids, lists and ranges of them, or ``-`` for standard input.
-    every : bool
-        All tasks of the session.
-
-    Raises
-    ------
-    TaskNotFound
-        One of them is not in the session.
-    """
-    if words and every:
-        raise click.UsageError("either name tasks or say -A, not both")
-    if not words and not every:
-        raise click.UsageError("which tasks? Name their ids, or say -A for all")
-    return session.ids() if every else select_ids(session.ids(), words)
-
-
-def select_ids(known: Collection[str], words: Sequence[str]) -> list[str]:
-    """Take lists and ranges of ids apart.
-
-    Parameters
-    ----------
-    known : collection of str
-        The ids that there are.
-    words : sequence of str
-        Such as ``3``, ``1,2``, ``3-7``, ``-``. Ids that are missing in a range are left out, unless all are.
-
-    Raises
-    ------
-    click.UsageError
-        Something is no id.
-    TaskNotFound
-        One of them is not among the known.
-    """
-    there = set(known)
-    found: dict[str, None] = {}
-    missing: list[str] = []
-    for word in _read_words(words):
-        match = _RANGE.fullmatch(word)
-        if match is None or (match[2] and int(match[2]) < int(match[1])):
-            raise click.UsageError(f"{word!r} is no task id: say such as 3, a range 3-7, a list 1,2, or - to read them")
-        if match[2]:
-            chosen = [task for task in known if int(match[1]) <= int(task) <= int(match[2])]
-        else:
-            chosen = [task for task in [str(int(word))] if task in there]
-        if not chosen:
-            missing.append(word)
-        found.update(dict.fromkeys(chosen))
-    if missing:
-        listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise TaskNotFound(f"the session has no task {listed}")
-    return list(found)
-
-
-def _read_words(words: Sequence[str]) -> Iterator[str]:
-    for word in words:
-        text = sys.stdin.read() if word == "-" else word
-        yield from filter(None, re.split(r"[\s,]+", text))
-
-
-def by_resource(engine: Engine, apps: Iterable[Application]) -> dict[str, list[Application]]:
-    """Group tasks by the names of their resources."""
-    groups: dict[str, list[Application]] = {}
-    for app in apps:
-        groups.setdefault(engine.resource_of(app), []).append(app)
-    return groups
 
 
 def checked(convert: Callable[[Any], T]) -> Callable[[click.Context, click.Parameter, Any], T | None]:

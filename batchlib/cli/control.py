@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from ..backends.base import Answer, Backend, Outcome
 from ..errors import BatchlibError, ConfigurationError
 from ..run import State
-from .common import by_resource
 
 if TYPE_CHECKING:
     from ..application import Application
@@ -19,6 +18,14 @@ if TYPE_CHECKING:
 #: Seconds that tasks may take to end once they were told to: batch systems give processes 5 to 30 s.
 _PATIENCE = 90.0
 _PAUSES = (0.2, 0.5, 1.0, 2.0)
+
+
+def by_resource(engine: Engine, apps: Iterable[Application]) -> dict[str, list[Application]]:
+    """Group tasks by the names of their resources."""
+    groups: dict[str, list[Application]] = {}
+    for app in apps:
+        groups.setdefault(engine.resource_of(app), []).append(app)
+    return groups
 
 
 def outputs_wait(app: Application) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import click
 
-from .common import Invocation, all_option, chosen_ids, command, ids_argument, run
+from .common import Invocation, all_option, command, ids_argument, run
+from .selection import chosen_ids
 
 _EXAMPLE = """
 gclean 3-7

@@ -11,7 +11,8 @@ import attrs
 import click
 
 from ..errors import BatchlibError, ConfigurationError
-from .common import Invocation, all_option, by_resource, chosen_ids, command, ids_argument, run
+from .common import Invocation, all_option, command, ids_argument, run
+from .selection import chosen_ids
 
 if TYPE_CHECKING:
     from ..application import Application
@@ -90,6 +91,8 @@ def _fetch(
     engine: Engine, targets: Mapping[Application, str], problems: Mapping[Application, BatchlibError], overwrite: bool
 ) -> dict[Application, Fetched]:
     """Fetch outputs, one request a resource."""
+    from .control import by_resource
+
     answers: dict[Application, Fetched] = {}
     for app, target in targets.items():
         told = _without_asking(app) or _make_directory(target)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from ..errors import BatchlibError
-from .common import Invocation, all_option, chosen_ids, command, ids_argument, run
+from .common import Invocation, all_option, command, ids_argument, run
+from .selection import chosen_ids
 
 if TYPE_CHECKING:
     from ..application import Application
@@ -78,6 +79,8 @@ def _plain(value: object) -> object:
     """Give a value as JSON can have it."""
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if attrs.has(type(value)):
+        return {field.name: _plain(getattr(value, field.name)) for field in attrs.fields(type(value))}
     return value if isinstance(value, str | int | float | dict) or value is None else str(value)
 
 

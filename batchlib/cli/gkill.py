@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from .common import Invocation, all_option, chosen_ids, command, ids_argument, run
+from .common import Invocation, all_option, command, ids_argument, run
+from .selection import chosen_ids
 
 if TYPE_CHECKING:
     from ..session import Session

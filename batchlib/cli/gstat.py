@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import Invocation, checked, command, ids_argument, run, select_ids
+from .common import Invocation, checked, command, ids_argument, run
+from .selection import select_ids
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from ..errors import BatchlibError, InvalidOperation, Kind, RemoteFileError, SessionLocked
-from .common import Invocation, command, run, select_ids
+from .common import Invocation, command, run
+from .selection import select_ids
 
 if TYPE_CHECKING:
     from ..application import Application

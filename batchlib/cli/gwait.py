@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import Invocation, all_option, checked, command, duration, ids_argument, run, select_ids
+from .common import Invocation, all_option, checked, command, duration, ids_argument, run
+from .selection import select_ids
 
 if TYPE_CHECKING:
     from ..engine import Engine

@@ -86,6 +86,7 @@ def task_document(row: Row) -> dict[str, object]:
     """Give what a listing shows of a task, for JSON."""
     return {
         "id": row.id,
+        "array": row.array,
         "name": row.name,
         "state": row.state.value,
         "reason": row.reason.value if row.reason else None,
@@ -177,7 +178,7 @@ def table(
     coloured : int
         The column of that cell.
     """
-    terminal = shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
+    terminal = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     limits = cut if cut is not None and terminal is not None else {}
     lines = [[_fit(clean(cell), limits.get(at)) for at, cell in enumerate(row)] for row in (headers, *rows)]
     last = len(headers) - 1

@@ -13,7 +13,7 @@ _one_at_a_time = threading.Lock()
 
 def has_person() -> bool:
     """Tell whether somebody sits at a terminal who can be asked."""
-    if sys.stderr is None or not sys.stderr.isatty():
+    if not sys.stderr.isatty():
         return False
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
@@ -44,4 +44,4 @@ def colours() -> bool:
     """Tell whether standard output takes colours."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
-    return sys.stdout is not None and sys.stdout.isatty()
+    return sys.stdout.isatty()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import click
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchlib.cli.common import select_ids
 from batchlib.cli.gsub import read_files, read_moment, read_outputs
 from batchlib.cli.gtail import harmless, start_of_last_lines
 from batchlib.cli.output import clean, table
+from batchlib.cli.selection import select_ids
 from batchlib.errors import InvalidValue, TaskNotFound
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400).map(lambda data: data.replace(b"\x00", b"\n")), st.integers(0, 12), st.integers(1, 9))
 def test_last_lines_are_those_of_tail(data: bytes, lines: int, page: int) -> None:
     import batchlib.cli.gtail as gtail
@@ -28,6 +29,7 @@ def test_last_lines_are_those_of_tail(data: bytes, lines: int, page: int) -> Non
     assert data[start:] == b"".join(ended[len(ended) - min(lines, len(ended)) :])
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="a\x1b[]0;m\x07\\\r\n\tP\x9b", max_size=60), st.lists(st.integers(0, 60)))
 def test_harmless_text_is_the_same_however_it_is_cut(text: str, cuts: list[int]) -> None:
     whole, rest = harmless(text)
@@ -46,7 +48,13 @@ def test_ids() -> None:
     assert select_ids(known, ["9-99999999999"]) == ["9", "10"]
     with pytest.raises(TaskNotFound, match="12"):
         select_ids(known, ["1", "12"])
-    for wrong in ("x", "1-", "-1", "3-1", "1.5", "\u0661"):
+    known = ["1", "2.1", "2.2", "2.3", "4"]
+    assert select_ids(known, ["2"]) == ["2.1", "2.2", "2.3"]
+    assert select_ids(known, ["2.2"]) == ["2.2"]
+    assert select_ids(known, ["2.2-9", "1-2"]) == ["2.2", "2.3", "1", "2.1"]
+    with pytest.raises(TaskNotFound, match=r"4\.1"):
+        select_ids(known, ["4.1"])
+    for wrong in ("x", "1-", "-1", "3-1", "1.", "\u0661"):
         with pytest.raises((click.UsageError, TaskNotFound)):
             select_ids(known, [wrong])
 
