@@ -79,8 +79,9 @@ def _plain(value: object) -> object:
     """Give a value as JSON can have it."""
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if attrs.has(type(value)):
-        return {field.name: _plain(getattr(value, field.name)) for field in attrs.fields(type(value))}
+    kind = type(value)
+    if attrs.has(kind):
+        return {field.name: _plain(getattr(value, field.name)) for field in attrs.fields(kind)}
     return value if isinstance(value, str | int | float | dict) or value is None else str(value)
 
 
