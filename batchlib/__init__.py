@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .run import Run as Run
     from .run import State as State
     from .session import Session as Session
+    from .transport.local import LocalTransport as LocalTransport
+    from .transport.remote import SshTransport as SshTransport
 
 __version__ = "0.1.0"
 
@@ -27,14 +29,16 @@ _PUBLIC = {
     "Configuration": "config",
     "Duration": "quantity",
     "Engine": "engine",
+    "LocalTransport": "transport.local",
     "Memory": "quantity",
     "Reason": "run",
     "Run": "run",
     "Session": "session",
+    "SshTransport": "transport.remote",
     "State": "run",
     "load": "config",
 }
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..config import ResourceSettings
 from ..transport.local import LocalTransport
-from ..transport.ssh import Prompt, shared_carrier
+from ..transport.remote import SshTransport
+from ..transport.ssh import Prompt
 from ..transport.transport import Transport
 
 _prompt: Prompt | None = None
@@ -32,4 +33,4 @@ def connect(settings: ResourceSettings) -> Transport:
     """
     if settings.ssh is None:
         return LocalTransport(setup=settings.setup, timeout=settings.timeout)
-    return Transport(shared_carrier(settings.ssh, _prompt), setup=settings.setup, timeout=settings.timeout)
+    return SshTransport(settings.ssh, prompt=_prompt, setup=settings.setup, timeout=settings.timeout)

@@ -271,6 +271,8 @@ def test_accounting(site: Site) -> None:
 
 
 def test_round_trips_do_not_grow_with_jobs(site: Site, tmp_path: Path) -> None:
+    if (site.backend.get_resource_status().cores or 0) < 16:
+        pytest.skip("not all jobs would fit at a time")
     found = {}
     for count in (1, 15):
         apps = [Application(["true"]) for _ in range(count)]

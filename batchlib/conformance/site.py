@@ -9,7 +9,7 @@ from typing import Any
 
 from ..application import Application
 from ..backends.batch import BatchSystem
-from ..errors import BatchlibError
+from ..errors import BatchlibError, CapacityReached
 from ..run import Reason, State
 
 #: How a job ended: state, reason, exit code, signal.
@@ -58,9 +58,16 @@ class Site:
 
     def _submit(self, *apps: Application) -> None:
         self._apps += apps
-        errors = [error for error in self.backend.submit_jobs(apps).values() if error is not None]
-        if errors:
-            raise errors[0]
+        deadline = time.monotonic() + PATIENCE
+        left = list(apps)
+        while left:
+            answers = self.backend.submit_jobs(left)
+            for error in answers.values():
+                if error is not None and (not isinstance(error, CapacityReached) or time.monotonic() > deadline):
+                    raise error
+            left = [app for app, error in answers.items() if error is not None]
+            if left:
+                time.sleep(0.2)
 
     @property
     def overdue(self) -> Application:

@@ -1,0 +1,31 @@
+"""A machine reached by SSH."""
+
+from __future__ import annotations
+
+from .programs import DEFAULT_TIMEOUT
+from .ssh import Prompt, SshSettings, shared_carrier
+from .transport import Transport
+
+
+class SshTransport(Transport):
+    """Another machine: `Transport` over an SSH connection, which is made at its first use.
+
+    Parameters
+    ----------
+    settings : SshSettings
+        How to reach it. All transports with the same settings share one connection.
+    prompt : callable, optional
+        Asks a person for passwords and codes: takes a question and whether the answer may be shown.
+    setup, timeout
+        As for `Transport`.
+    """
+
+    def __init__(
+        self,
+        settings: SshSettings,
+        *,
+        prompt: Prompt | None = None,
+        setup: str = "",
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        super().__init__(shared_carrier(settings, prompt), setup=setup, timeout=timeout)
