@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchlib.errors import ConnectionLost, DataStagingError
@@ -44,7 +44,7 @@ def tree(directory: Path) -> dict[str, bytes | str | None]:
 # --- the way there and back ---------------------------------------------------------------------------------------
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(files=files, sizes=st.integers(1, 3000))
 def test_what_is_packed_is_unpacked(
     tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes], sizes: int
@@ -382,7 +382,7 @@ def test_a_truncated_archive_is_noticed(target: Path, length: int) -> None:
     assert not list(target.rglob(".batchlib-*"))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.binary(max_size=2000), at=st.integers(0, len(WHOLE)))
 def test_no_bytes_break_the_reader(tmp_path_factory: pytest.TempPathFactory, data: bytes, at: int) -> None:
     around = tmp_path_factory.mktemp("around")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchlib import sandbox
@@ -42,7 +42,7 @@ def run(shell: str, text: str, data: bytes = b"", **variables: str) -> Completed
 # --- words --------------------------------------------------------------------------------------------------------
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(words=st.lists(texts, min_size=1, max_size=8))
 @example(words=["", "'", "\\", "\n.\n", "$x", "`id`", "~", "*", "é\udcff".encode("utf-8", "replace").decode()])
 def test_quoted_words_are_read_back_as_they_were(shell: str, words: list[str]) -> None:
@@ -76,7 +76,7 @@ def test_paths_in_which_only_variables_are_expanded(shell: str, path: str, meani
     assert run(shell, text, USER="me too", EMPTY="", EVIL="$(touch evil); *").out == meaning
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(path=texts.filter(lambda text: text))
 def test_no_path_is_taken_for_more_than_a_path(shell: str, path: str) -> None:
     got = run(shell, f"printf '%s|' {programs.expand(path)}", A="", B="").out

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchlib import sandbox
@@ -135,7 +135,7 @@ def test_arguments_arrive_byte_for_byte(tmp_path: Path, shell: str, directory_na
     assert job.end == (0, None, "", "command")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(arguments=st.lists(words, max_size=5), values=st.lists(words, max_size=5), jobname=words)
 @example(arguments=["\n.\n"], values=["\n.\n"], jobname="\n#SBATCH --exclusive\n")
 def test_any_arguments_and_values_arrive(

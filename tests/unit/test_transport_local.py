@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchlib import events
@@ -96,7 +96,7 @@ def test_the_setup_runs_before_every_program() -> None:
         assert transport.send("cat; echo $SITE", [b"1"]).out == "1here\n"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.binary(max_size=3000))
 def test_bytes_go_in_and_come_out_as_they_are(transport: LocalTransport, data: bytes) -> None:
     assert transport.run("cat", data=data).stdout == data
