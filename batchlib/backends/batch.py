@@ -113,6 +113,8 @@ class BatchSystem(Backend):
     capacity_submit: ClassVar[tuple[str, ...]] = ()
     transient_submit: ClassVar[tuple[str, ...]] = ()
     unclear_submit: ClassVar[tuple[str, ...]] = ()
+    #: Whether native commands wait too long for a server that hangs: longer than a request may take.
+    clients_hang: ClassVar[bool] = False
     #: Exit codes of a job script that tell the batch system to do something: it ends with 1 instead of these.
     reserved_codes: ClassVar[tuple[int, ...]] = ()
     #: What an application may ask for and the batch system has nothing like: a sentence for each such field.
@@ -293,6 +295,11 @@ class BatchSystem(Backend):
     def command(self, name: str) -> str:
         """Give a native command as shell words, as configured."""
         return self.settings.commands.get(name) or self.commands[name]
+
+    @property
+    def limit(self) -> str:
+        """Shell text that sets ``$limit``, to stand before native commands that may hang."""
+        return programs.limit(self.settings.timeout / 2)
 
     def close(self) -> None:
         """Release the connection; a later operation makes a new one."""

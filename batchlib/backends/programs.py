@@ -109,6 +109,14 @@ printf 'spool=%s\\nuser=%s\\nuid=%s\\ntime=%s\\n' "$spool" "$(id -un)" "$(id -u)
 """
 
 
+def limit(seconds: float) -> str:
+    """Make the shell text that sets ``$limit``, which stands before commands that may hang and ends them after a while.
+
+    What is ended so looks as if it had been killed from outside, which it may have been after its work was done.
+    """
+    return f'limit=; if command -v timeout >/dev/null; then limit="timeout -s KILL {max(1, int(seconds))}"; fi'
+
+
 def submit(
     spool: str,
     jobs: Iterable[tuple[str, str]],
@@ -117,6 +125,7 @@ def submit(
     kept: str,
     give_up: Sequence[str],
     prelude: str = "",
+    limit: str = "limit=",
 ) -> Sections:
     """Unpack the sandboxes that come on standard input, then submit each.
 
@@ -132,6 +141,8 @@ def submit(
         What the submit command says when asking on would be of no use now.
     prelude : str
         Shell text to run before the first submission.
+    limit : str
+        Shell text that sets ``$limit``, for a submit command that may hang.
     """
     sections = Sections()
     listed = "".join(f"{lines([token]).strip()} {command}\n" for token, command in jobs)
@@ -140,13 +151,14 @@ def submit(
 tar -xpf - || exit {UNPACKING_FAILED}
 {_scrub(outer, kept)}
 {prelude}
+{limit}
 host=$(uname -n)
 stop=
 while IFS=' ' read -r token command; do
   if [ -n "$stop" ]; then rm -rf "./$token"; continue; fi
   own=$token/{RESERVED}
   printf '%s %s\\n' "$$" "$host" > "$own/asked" || continue
-  answer=$(cd "$token" && eval "$command {RESERVED}/script" 2>{RESERVED}/submit.err </dev/null)
+  answer=$(cd "$token" && eval "$limit $command {RESERVED}/script" 2>{RESERVED}/submit.err </dev/null)
   code=$?
   printf '%s\\n%s\\n' "$code" "$answer" > "$own/answer"
   printf '%s\\n' "$answer"

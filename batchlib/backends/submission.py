@@ -156,6 +156,7 @@ def _send(system: BatchSystem, units: Sequence[Unit], spool: str) -> Answers:
         kept=system.kept_variables,
         give_up=(*system.capacity_submit, *system.transient_submit, *system.unclear_submit),
         prelude=system.submit_prelude(),
+        limit=system.limit if system.clients_hang else "limit=",
     )
     scripts = [(unit, system.script(unit.apps[0], unit.token, spool, unit.array)) for unit in units]
     packing = _Packing()
