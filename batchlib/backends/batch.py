@@ -639,6 +639,17 @@ class BatchSystem(Backend):
             )
         return answer
 
+    def unavailable(self, command: str, answer: Completed) -> SystemUnavailable:
+        """Make the error of a native command that gave no answer."""
+        said = (answer.err.strip() or answer.out.strip() or f"exit code {answer.exitcode}")[-500:]
+        return SystemUnavailable(
+            f"{command} does not answer: {said}",
+            resource=self.name,
+            command=command,
+            exitcode=answer.exitcode,
+            stderr=answer.err,
+        )
+
     def tell(self, error: BatchlibError) -> BatchlibError:
         """Put the resource's name to an error, and tell listeners when it is down."""
         error.resource = error.resource or self.name

@@ -12,7 +12,6 @@ from typing import ClassVar
 
 import attrs
 
-from ..errors import SystemUnavailable
 from ..quantity import Duration, Memory, whole_number
 from ..run import Accounting, NativeDependency, Reason, State
 from ..transport.shell import Completed
@@ -147,7 +146,7 @@ class SlurmBackend(BatchSystem):
         """Read squeue's listing."""
         self.check_command(answer)
         if answer.exitcode != 0 or _COMPLAINT.search(answer.err):
-            raise self._unavailable("squeue", answer)
+            raise self.unavailable("squeue", answer)
         return {row.jobid: row for row in map(parse_queue_line, answer.out.split("\n")) if row is not None}
 
     def accounting_command(self, jobs: Sequence[Job]) -> str | None:
@@ -170,7 +169,7 @@ class SlurmBackend(BatchSystem):
             self._accounting_works = False
             return {}
         if answer.exitcode != 0 or _COMPLAINT.search(answer.err):
-            raise self._unavailable("sacct", answer)
+            raise self.unavailable("sacct", answer)
         return parse_accounting(answer.out, self._uid)
 
     def lookup_commands(self, names: Sequence[str]) -> dict[str, str]:
@@ -185,9 +184,9 @@ class SlurmBackend(BatchSystem):
         """Read the answers: squeue must have given one, sacct unless it is switched off."""
         queue, accounting = parts["queue"], parts["accounting"]
         if queue.exitcode != 0 or _COMPLAINT.search(queue.err):
-            raise self._unavailable("squeue", queue)
+            raise self.unavailable("squeue", queue)
         if accounting.exitcode not in (0, 126, 127) and "accounting storage is disabled" not in accounting.err:
-            raise self._unavailable("sacct", accounting)
+            raise self.unavailable("sacct", accounting)
         found = {}
         for line in (accounting.out + queue.out).split("\n"):
             jobid, _, name = line.partition("|")
@@ -233,7 +232,7 @@ class SlurmBackend(BatchSystem):
             if match := _KILL_ERROR.match(line):
                 found[match[1]] = self._refusal(f"cancelling {match[1]}: {match[2]}")
         if answer.exitcode != 0 and not found:
-            raise self._unavailable("scancel", answer)
+            raise self.unavailable("scancel", answer)
         return found
 
     def control_answer(self, action: Action, job: Job, answer: Completed) -> Answer:
@@ -260,7 +259,7 @@ class SlurmBackend(BatchSystem):
         """Ask the controller for a sign of life."""
         answer = self.check_command(self.ask(f"{self.command('scontrol')} ping"))
         if "is UP" not in answer.out:
-            raise self._unavailable("scontrol ping", answer)
+            raise self.unavailable("scontrol ping", answer)
 
     def listing_command(self) -> str:
         """List everybody's live jobs."""
@@ -270,7 +269,7 @@ class SlurmBackend(BatchSystem):
         """Read squeue's listing."""
         self.check_command(answer)
         if answer.exitcode != 0 or _COMPLAINT.search(answer.err):
-            raise self._unavailable("squeue", answer)
+            raise self.unavailable("squeue", answer)
         found = []
         for line in answer.out.split("\n"):
             row = parse_queue_line(line, _LISTING_FIELDS)
@@ -300,7 +299,7 @@ class SlurmBackend(BatchSystem):
     def parse_queues(self, answer: Completed) -> list[Queue]:
         """Read sinfo's summary."""
         if self.check_command(answer).exitcode != 0:
-            raise self._unavailable("sinfo", answer)
+            raise self.unavailable("sinfo", answer)
         found = []
         for line in answer.out.splitlines():
             name, available, limit = [*line.split("|"), "", ""][:3]
@@ -315,7 +314,7 @@ class SlurmBackend(BatchSystem):
     def parse_machines(self, answer: Completed) -> list[Machine]:
         """Read sinfo's list of nodes; a node is in it once for each of its partitions."""
         if self.check_command(answer).exitcode != 0:
-            raise self._unavailable("sinfo", answer)
+            raise self.unavailable("sinfo", answer)
         found = {}
         for line in answer.out.splitlines():
             name, state, cores, memory, load = [*line.split("|"), "", "", "", ""][:5]
@@ -331,16 +330,6 @@ class SlurmBackend(BatchSystem):
                 float(load) if re.fullmatch(r"\d+\.\d+", load) else None,
             )
         return list(found.values())
-
-    def _unavailable(self, command: str, answer: Completed) -> SystemUnavailable:
-        said = (answer.err.strip() or answer.out.strip() or f"exit code {answer.exitcode}")[-500:]
-        return SystemUnavailable(
-            f"{command} does not answer: {said}",
-            resource=self.name,
-            command=command,
-            exitcode=answer.exitcode,
-            stderr=answer.err,
-        )
 
 
 def _format(fields: Sequence[str]) -> str:
