@@ -267,7 +267,7 @@ class Engine:
                 self.session.save([app])
             elif now is Standing.WAITS and site.backend.supports("dependency"):
                 waits_for = native(app, tasks, site.backend.name)
-                if waits_for is not None:
+                if waits_for is not None and site.backend.takes_dependency(waits_for):
                     app.execution.waits_for = waits_for
                     chosen.append(app)
             elif now is Standing.READY:

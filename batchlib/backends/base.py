@@ -17,9 +17,10 @@ from typing import IO
 import attrs
 
 from ..application import Application
+from ..array import ArraySpec
 from ..errors import BatchlibError, JobNotFound, OperationRefused
 from ..quantity import Duration, Memory
-from ..run import State
+from ..run import NativeDependency, State
 
 #: Called with jobs whose intent has to be safe on disk before the site hears of them.
 Journal = Callable[[Sequence[Application]], None]
@@ -340,8 +341,16 @@ class Backend(abc.ABC):
         """Tell how busy the site is."""
 
     @abc.abstractmethod
-    def render(self, app: Application) -> str:
-        """Give the exact job script and command that submitting `app` would use, for people to read."""
+    def render(self, app: Application, array: ArraySpec | None = None) -> str:
+        """Give the exact job script and command that submitting `app` would use, for people to read.
+
+        Parameters
+        ----------
+        app : Application
+            The job, or what all elements of the array have in common.
+        array : ArraySpec, optional
+            The elements' indices.
+        """
 
     @abc.abstractmethod
     def validate(self, app: Application) -> None:
@@ -374,6 +383,10 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def supports(self, capability: str) -> bool:
         """Tell whether the site in front of us can do something, such as ``"hold"``."""
+
+    def takes_dependency(self, waits_for: Sequence[NativeDependency]) -> bool:
+        """Tell whether the site itself can wait for these jobs, if it can wait for any."""
+        return True
 
     @abc.abstractmethod
     def close(self) -> None:
