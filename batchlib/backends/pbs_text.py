@@ -154,9 +154,9 @@ def has_run(found: Attributes) -> bool:
     """Tell whether a job was ever started.
 
     An element of an OpenPBS array that was not is shown with the attributes of the whole array, its time of start
-    and its exit status among them.
+    and its exit status among them, but without these.
     """
-    return any(found.get(name, "0") != "0" for name in ("run_count", "start_count", "exec_host"))
+    return "array_index" in found or any(found.get(name, "0") != "0" for name in ("run_count", "start_count"))
 
 
 def _waiting(letter: str, found: Attributes) -> State:
@@ -175,7 +175,10 @@ def _ended(row: JobRow, found: Attributes, reasons: Mapping[int, Reason], killed
     """Tell how a job ended."""
     status = _integer(found.get("Exit_status", found.get("exit_status", "")))
     substate, comment = found.get("substate"), found.get("comment", "")
-    ran = has_run(found)
+    ran = has_run(found) or (status is not None and not _ELEMENT.search(row.jobid))
+    if "[]" in row.jobid and status is None:
+        # how its elements ended is told with them
+        return row
     if comment.startswith("Job deleted as result of dependency"):
         return attrs.evolve(row, state=State.OMITTED, reason=Reason.DEPENDENCY)
     if not ran and substate == _FINISHED and "depend" in found:
