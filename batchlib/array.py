@@ -10,6 +10,7 @@ import attrs
 
 from .application import Application, ArrayElement, Dependency
 from .errors import InvalidValue
+from .run import Run
 
 #: In a description: stands for an element's index.
 PLACEHOLDER = "{index}"
@@ -126,7 +127,7 @@ def _element(app: Application, index: int, max_running: int | None, name: str) -
         stdout=fill(app.stdout),
         stderr=fill(app.stderr),
         after=[Dependency(fill_all(dependency.ids), dependency.on) for dependency in app.after],
-        execution=attrs.evolve(app.execution),
+        execution=Run(resource=app.execution.resource),
         task_id=None,
         array=ArrayElement(name, index, max_running),
     )

@@ -18,7 +18,7 @@ import attrs
 
 from .. import events, sandbox
 from ..application import RESERVED, Application
-from ..array import ArraySpec
+from ..array import ArraySpec, expand_array
 from ..config import ResourceSettings, resource_settings
 from ..errors import (
     BackendError,
@@ -52,7 +52,7 @@ from .base import (
     ResourceStatus,
 )
 from .connection import connect
-from .script import render_script
+from .script import render_command, render_script
 from .verdict import JobRow, gather, judge
 
 
@@ -344,13 +344,19 @@ class BatchSystem(Backend):
                 f"architecture {wanted} asked for, only {', '.join(settings.architecture)} here", resource=self.name
             )
 
-    def render(self, app: Application) -> str:
-        """Give the job script and the command that submits it."""
-        self.validate(app)
+    def render(self, app: Application, array: ArraySpec | None = None) -> str:
+        """Give the job script and the command that submits it: see `Backend.render`."""
         token = app.execution.token or "TOKEN"
         spool = self._spool or self.settings.spooldir
-        command = " ".join([*self.submit_words(app), f"{RESERVED}/script"])
-        return f"# cd {spool}/{token} && {command}\n{self.script(app, token, spool)}"
+        element = app if array is None else expand_array(app, array)[0]
+        self.validate(element)
+        whole = array if array is not None and "array" in self.capabilities and self.takes_array(array) else None
+        command = " ".join([*self.submit_words(element), f"{RESERVED}/script"])
+        text = f"# cd {spool}/{token} && {command}\n{self.script(element, token, spool, whole)}"
+        if whole is not None:
+            text += f"\n# {token}/{element.array.index if element.array else ''}/{RESERVED}/command:\n"
+            text += render_command(element)
+        return text
 
     def script(self, app: Application, token: str, spool: str, array: ArraySpec | None = None) -> str:
         """Make the text of a job script.

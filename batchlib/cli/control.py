@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ..backends.base import Answer, Backend, Outcome
+from ..backends.base import Action, Answer, Backend, Outcome
 from ..errors import BatchlibError, ConfigurationError
 from ..run import State
 
@@ -57,8 +57,8 @@ def refresh(engine: Engine, apps: Iterable[Application]) -> dict[Application, Ba
     return problems
 
 
-def cancel(engine: Engine, apps: Iterable[Application]) -> dict[Application, Answer]:
-    """End tasks, one request a resource. Nothing is saved.
+def act(engine: Engine, apps: Iterable[Application], action: Action) -> dict[Application, Answer]:
+    """Do something to tasks, one request a resource. Nothing is saved.
 
     Parameters
     ----------
@@ -66,6 +66,8 @@ def cancel(engine: Engine, apps: Iterable[Application]) -> dict[Application, Ans
         Knows the resources.
     apps : iterable of Application
         Any tasks; those that have ended are none of an error.
+    action : Action
+        What to do.
     """
     answers: dict[Application, Answer] = {}
     for name, group in by_resource(engine, apps).items():
@@ -77,7 +79,7 @@ def cancel(engine: Engine, apps: Iterable[Application]) -> dict[Application, Ans
                 answers[app] = Answer(Outcome.ALREADY_ENDED) if ended else Answer(Outcome.UNKNOWN, error)
             continue
         _recover(backend, group)
-        answers |= backend.cancel_jobs(group)
+        answers |= backend.control_jobs(group, action)
     return answers
 
 
@@ -137,7 +139,7 @@ def _end(engine: Engine, session: Session, apps: Sequence[Application]) -> dict[
     if not apps:
         return {}
     problems = {}
-    for app, answer in cancel(engine, apps).items():
+    for app, answer in act(engine, apps, Action.CANCEL).items():
         if answer.outcome in (Outcome.REFUSED, Outcome.UNKNOWN):
             problems[app] = f"it could not be cancelled: {answer.error or answer.outcome.value}"
     session.save(apps)

@@ -129,10 +129,13 @@ def abort(invocation: Invocation, named: str | None) -> int:
 
     The answers are those of gkill.
     """
-    from .gkill import kill
+    from ..backends.base import Action
+    from .acting import act_and_tell
 
     with _open(invocation, named) as session:
-        return kill(invocation, session, [row.id for row in session.rows() if not row.state.final])
+        return act_and_tell(
+            invocation, session, [row.id for row in session.rows() if not row.state.final], Action.CANCEL
+        )
 
 
 @_subcommand("delete", "gsession delete -f sweep")

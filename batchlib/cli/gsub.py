@@ -23,11 +23,14 @@ from ..errors import (
 from .common import Invocation, checked, command, duration, memory, run
 
 if TYPE_CHECKING:
-    from ..application import Application
+    from ..application import Application, Dependency
+    from ..array import ArraySpec
     from ..backends.base import Backend
     from ..engine import Engine
     from ..session import Session
 
+#: Characters of a script that are looked at for header lines.
+_LONGEST_SCRIPT = 1 << 20
 #: Seconds to wait for a process that drives the session, before it is left to submit the tasks.
 _PATIENCE = 30.0
 
@@ -35,6 +38,9 @@ _EXAMPLE = """
 gsub -c 4 -m '2 GB' -w '8 hours' -i simulate -o result.csv -- ./simulate --seed 7
 gsub -r cluster -n 10 -d out -- sh -c 'echo $RANDOM'
 gsub -W -- make test                    wait for it, fetch what it printed
+gsub -a 1-100%10 -i 'in{index}.csv:in.csv' -- ./fit in.csv
+gsub --after 7:ok -- ./collect          when task 7 (or all of array 7) ended well
+gsub job.sh                             a script written for Slurm, PBS, Grid Engine or LSF
 gsub --dry-run -c 16 -- ./simulate      show the job script, submit nothing
 """
 
@@ -91,14 +97,43 @@ def read_mail_on(text: str) -> tuple[str, ...]:
     return words
 
 
+def read_after(texts: Sequence[str]) -> tuple[Dependency, ...]:
+    """Read ``ID[,ID...][:ok|any|notok]``."""
+    from ..application import Dependency
+
+    found = []
+    for text in texts:
+        ids, _, on = text.partition(":")
+        words = [word for word in ids.split(",") if word]
+        if not words:
+            raise InvalidValue(f"{text!r} names no task: write it such as 7, 7,8:any or 7.{{index}}:ok")
+        found.append(Dependency(words, on or "ok"))
+    return tuple(found)
+
+
+def read_array(text: str) -> ArraySpec:
+    """Read the indices of an array."""
+    from ..array import parse_array
+
+    return parse_array(text)
+
+
 _COUNT = click.IntRange(min=1)
 
 
 @command("gsub", example=_EXAMPLE, options_first=True)
-@click.argument("arguments", metavar="COMMAND [ARG...]", nargs=-1, type=click.UNPROCESSED)
+@click.argument("arguments", metavar="COMMAND|SCRIPT [ARG...]", nargs=-1, type=click.UNPROCESSED)
 @click.option("-r", "--resource", metavar="RESOURCE", help="Where to run; default is the first one configured.")
 @click.option("-N", "--name", "jobname", metavar="NAME", help="Name in the queue; default is the command's.")
 @click.option("-n", "--copies", type=_COUNT, default=1, metavar="COPIES", help="Number of tasks to make; default is 1.")
+@click.option(
+    "-a", "--array", metavar="ARRAY[%MAX]", callback=checked(read_array),
+    help="Make an array: 1-10, 0-20:5, 1,3,7-9%2; {index} in arguments and names is the element's index.",
+)  # fmt: skip
+@click.option(
+    "--after", multiple=True, metavar="ID[,ID...][:HOW]", callback=checked(read_after),
+    help="Start when these tasks have ended: ok (the default), any or notok; may be repeated.",
+)  # fmt: skip
 @click.option("-c", "--cores", "requested_cores", type=_COUNT, metavar="CORES", help="Cores, on one node.")
 @click.option(
     "-m", "--memory-per-core", "requested_memory_per_core", metavar="MEMORY", callback=checked(memory),
@@ -167,6 +202,7 @@ def gsub(
     arguments: tuple[str, ...],
     resource: str | None,
     copies: int,
+    array: ArraySpec | None,
     output_dir: str | None,
     wait: bool,
     dry_run: bool,
@@ -174,23 +210,35 @@ def gsub(
 ) -> int:
     """Run COMMAND with its arguments, as they are, on a cluster.
 
+    A SCRIPT with #SBATCH, #PBS, #$ or #BSUB lines is sent and run, on whatever system the cluster has; what its lines
+    ask for counts unless an option says otherwise.
+
     The ids of the new tasks are printed, one a line. Nothing is submitted unless everything is right; a task that
     the batch system refuses is not kept. The exit status is the number of tasks that were refused, or, with
     --wait, that failed.
     """
+    from ..array import expand_array
+
     if not arguments:
         raise click.UsageError("what is to be run? Say the command")
     backend = _backend(invocation, resource)
-    several = copies > 1
-    apps = [
-        _application(arguments, None if several else output_dir, description, backend.name) for _ in range(copies)
-    ]
-    _check(invocation, backend, apps[0], output_dir or ".")
+    arguments, array = _take_script(invocation, arguments, description, array)
+    if array is not None and copies > 1:
+        raise click.UsageError("an array can't be copied: give either -a or -n")
+    several = copies > 1 or array is not None
+    whole = _application(arguments, None if several else output_dir, description, backend.name)
+    apps = [whole] if array is None else expand_array(whole, array)
+    _check(invocation, backend, apps, output_dir or ".")
     if dry_run:
-        _show_script(invocation, backend, apps[0])
+        _show_script(invocation, backend, whole, array)
         return 0
     with invocation.open_session(create=True) as session:
-        ids = session.add(*apps, directory=output_dir if several and output_dir else ".")
+        directory = output_dir if several and output_dir else "."
+        if array is not None:
+            ids = session.add_array(whole, array, directory)
+        else:
+            ids = session.add(*_copies(whole, copies), directory=directory)
+        apps = session.load(ids)
         with invocation.engine(session, fetch=wait) as engine:
             failures = _submit(invocation, session, engine, apps, ids)
             kept = [app.task_id or "" for app in apps if app.task_id not in failures]
@@ -235,12 +283,52 @@ def _application(
     return app
 
 
-def _check(invocation: Invocation, backend: Backend, app: Application, output_dir: str) -> None:
+def _copies(app: Application, count: int) -> list[Application]:
+    import attrs
+
+    from ..run import Run
+
+    resource = app.execution.resource
+    return [app, *(attrs.evolve(app, execution=Run(resource=resource)) for _ in range(count - 1))]
+
+
+def _take_script(
+    invocation: Invocation, arguments: tuple[str, ...], description: dict[str, Any], array: ArraySpec | None
+) -> tuple[tuple[str, ...], ArraySpec | None]:
+    """Read the header lines of a script written for a batch system, if that is what is to be run."""
+    path = arguments[0]
+    sent = [os.path.abspath(local) for local, _remote in description["inputs"]]
+    if not os.path.isfile(path) or os.path.abspath(path) in sent:
+        return arguments, array
+    from ..native_script import parse_script
+
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        text = file.read(_LONGEST_SCRIPT)
+    header = parse_script(text)
+    if not header.system:
+        return arguments, array
+    for what in header.not_carried:
+        invocation.say(f"warning: {path}: {what} can't be carried over from {header.system}")
+    for key, value in header.fields.items():
+        if key == "environment":
+            description[key] = {**value, **(description[key] or {})}
+        elif description.get(key) in (None, False, ()):
+            description[key] = value
+    if description.get("requested_memory") and description.get("requested_memory_per_core"):
+        description.pop("requested_memory" if "requested_memory" in header.fields else "requested_memory_per_core")
+    name = os.path.basename(path)
+    description["inputs"] = [*description["inputs"], (path, name)]
+    runner = (f"./{name}",) if text.startswith("#!") else ("/bin/sh", name)
+    return (*runner, *arguments[1:]), array if array is not None or not header.array else read_array(header.array)
+
+
+def _check(invocation: Invocation, backend: Backend, apps: Sequence[Application], output_dir: str) -> None:
     """Check all that can be checked without asking the cluster."""
     from ..application import check_inputs
 
+    app = apps[0]
     backend.validate(app)
-    for what in check_inputs([app]).values():
+    for what in check_inputs(apps).values():
         raise DataStagingError(what)
     _check_directory(output_dir)
     program = app.arguments[0]
@@ -265,8 +353,8 @@ def _is_sent(app: Application, program: str) -> bool:
     return any(name == sent or name.startswith(sent + "/") for sent in map(os.path.normpath, app.inputs.values()))
 
 
-def _show_script(invocation: Invocation, backend: Backend, app: Application) -> None:
-    script = backend.render(app)
+def _show_script(invocation: Invocation, backend: Backend, app: Application, array: ArraySpec | None) -> None:
+    script = backend.render(app, array)
     if invocation.as_json:
         from .output import print_json
 

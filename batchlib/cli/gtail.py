@@ -42,9 +42,7 @@ gtail -e -n 100 3       a hundred lines of standard error
 @click.option("-e", "--stderr", is_flag=True, help="Show standard error instead of standard output.")
 @click.option("-n", "--lines", type=click.IntRange(min=0), metavar="N", help="Number of lines; default is 10.")
 @click.option("-c", "--bytes", "size", type=click.IntRange(min=0), metavar="N", help="Number of bytes, not lines.")
-def gtail(
-    invocation: Invocation, word: str, follow: bool, stderr: bool, lines: int | None, size: int | None
-) -> int:
+def gtail(invocation: Invocation, word: str, follow: bool, stderr: bool, lines: int | None, size: int | None) -> int:
     """Show the last lines of what a task printed, running or ended.
 
     They are read from its directory on the cluster, or, once they were fetched, from the local copy.
