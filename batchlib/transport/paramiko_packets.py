@@ -105,6 +105,7 @@ class BufferedPacketizer(_Packetizer):
             except (TimeoutError, BlockingIOError):
                 sent = 0
             except OSError:
+                self.peer_closed = not self.greeting
                 raise EOFError from None
             if sent:
                 deadline = time.monotonic() + self.stall_timeout

@@ -152,9 +152,9 @@ class ChannelPipe(Pipe):
                 receive = self._channel.recv if stream == STDOUT else self._channel.recv_stderr
                 # all that is there: taking a part of a large buffer moves the rest
                 return stream, receive(len(buffer))
-            if ended:
-                del self._open[stream]
-                return stream, b""
+        if ended:
+            stream, _ = self._open.popitem()
+            return stream, b""
         return None
 
     def close(self) -> None:

@@ -109,7 +109,7 @@ class Task:
     #: The supervisor, and the task's own first process, which leads its session.
     supervisor: int = 0
     session: int = 0
-    #: Seconds of processor time; kilobytes of memory.
+    #: Seconds of processor time; kilobytes of memory at most, as far as anybody looked.
     cpu: float = 0.0
     rss: int = 0
     #: Signals to be sent to the session: ``[time, number]``.

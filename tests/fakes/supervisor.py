@@ -74,7 +74,7 @@ class Supervisor:
             task = self._task()
             if exit_code is not None:
                 task.exit_code = exit_code
-            task.orders, task.cores, task.supervisor = [], [], 0
+            task.orders, task.supervisor = [], 0
             if task.requeue:
                 task.requeue = False
                 task.queued = time.time()
@@ -86,14 +86,14 @@ class Supervisor:
         """Wait for the task's first process, and send the signals that are due meanwhile."""
         orders = list(self._reread())
         end = time.time() + job.walltime if job.walltime else float("inf")
-        look = time.time() if job.memory else float("inf")
+        interval = 0.1 if job.memory else 1.0
+        look, peak = time.time() + interval, 0
         while True:
             for order in [order for order in orders if order[0] <= time.time()]:
                 orders.remove(order)
                 signal_session(child, int(order[1]))
             wait = min(end, look, *(order[0] for order in orders)) - time.time()
-            # far ends are looked at once an hour
-            told = signal.sigtimedwait(_SIGNALS, min(max(wait, 0.0), 3600.0))
+            told = signal.sigtimedwait(_SIGNALS, max(wait, 0.0))
             if told and told.si_signo == signal.SIGTERM:
                 signal_session(child, signal.SIGKILL)
                 os._exit(0)
@@ -101,12 +101,13 @@ class Supervisor:
             if pid:
                 code = os.waitstatus_to_exitcode(status)
                 cpu = usage.ru_utime + usage.ru_stime
-                return max(code, 0), max(-code, 0), cpu, usage.ru_maxrss
+                return max(code, 0), max(-code, 0), cpu, peak // 1024
             if told and told.si_signo == signal.SIGUSR1:
                 orders += self._reread()
             if time.time() >= look:
-                look = time.time() + 0.1
-                if session_memory(child) > job.memory:
+                look = time.time() + interval
+                peak = max(peak, session_memory(child))
+                if 0 < job.memory < peak:
                     look, orders = float("inf"), orders + self._exceeded("memory")
             if time.time() >= end:
                 end, orders = float("inf"), orders + self._exceeded("walltime")

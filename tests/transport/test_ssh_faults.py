@@ -68,6 +68,7 @@ class Listener:
             self.accepted.append(connection)
             connection.sendall(self._greeting)
             if self._hang_up:
+                connection.recv(1000)  # what is unread when a connection is closed makes it a reset
                 connection.close()
 
     def settings(self, timeout: float = 1.0) -> SshSettings:

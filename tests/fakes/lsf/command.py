@@ -1,4 +1,4 @@
-#!/usr/bin/env -S python3 -IS
+#!/usr/bin/python3 -IS
 """The LSF commands: all are this program, under names of their own."""
 
 from __future__ import annotations

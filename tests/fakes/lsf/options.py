@@ -76,7 +76,7 @@ class UsageFailure(Failure):
 
 
 class Options:
-    """Options and what follows them; of an option given twice, the first one counts."""
+    """Options and what follows them; of an option given twice, the last one counts."""
 
     def __init__(self) -> None:
         self.values: dict[str, list[str]] = {}
@@ -87,7 +87,7 @@ class Options:
 
     def get(self, name: str) -> str:
         """Give the value of an option, or nothing."""
-        return self.values.get(name, [""])[0]
+        return self.values.get(name, [""])[-1]
 
     def add(self, name: str, value: str = "") -> None:
         self.values.setdefault(name, []).append(value)

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-_TAKES = "a b c C D e E Ep f F i is J Jd k L m M n o p P q R S sp s t T u v w W"
-_FLAGS = "B h H I Ip Is K N r V x"
+_TAKES = "a b c C D e E Ep f F i is J Jd k L m M n o p P q R S sp s t u v w W"
+_FLAGS = "B h H K N r V x"
 if IBM:
-    _TAKES += " app cwd env eo ext freq g G gpu network oo outdir sla U We"
+    _TAKES += " app cwd env eo ext freq g G gpu network oo outdir sla T U We"
     _FLAGS += " rn hl"
 
 #: The title of a job, which is also its name when it has none, is cut here.
@@ -82,13 +82,13 @@ def main(name: str, words: Sequence[str]) -> int:
     if "K" in options:
         print("<<Waiting for dispatch ...>>", file=sys.stderr, flush=True)
         task = system.wait(job.number)[-1]
-        print("<<Job is finished>>", file=sys.stderr)
+        print("<<Job is finished>>\r", file=sys.stderr)
         return task.exit_code or (128 + task.signal if task.signal else 0)
     return 0
 
 
 def directives(script: str) -> dict[str, list[str]]:
-    """Read the options in a script, anywhere in it; of an option given twice, the first one counts."""
+    """Read the options in a script, anywhere in it; of an option in two lines, the first one counts."""
     found: dict[str, list[str]] = {}
     for match in re.finditer(r"^#BSUB\s+(.*)$" if IBM else r"^#[ \t]*BSUB[ \t]+(.*)$", script, re.MULTILINE):
         try:
@@ -96,7 +96,8 @@ def directives(script: str) -> dict[str, list[str]]:
         except ValueError:
             raise Failure("Unmatched quotes in the job script") from None
         for option, values in parse_words("bsub", words, _TAKES.split(), _FLAGS.split()).values.items():
-            found.setdefault(option, []).extend(values)
+            if option == "R" or option not in found:
+                found.setdefault(option, []).extend(values)
     return found
 
 
@@ -135,6 +136,7 @@ def _checked(options: Options, command: str, script: bool) -> Job:
         max_running=most,
         never="stay",
     )
+    out, err = options.get("oo") or options.get("o"), options.get("eo") or options.get("e")
     umask = os.umask(0)
     os.umask(umask)
     job.face = {
@@ -148,8 +150,8 @@ def _checked(options: Options, command: str, script: bool) -> Job:
         "umask": umask,
         "env": _environment(options.get("env")),
         "project": options.get("P") or "default",
-        "out": options.get("oo") or options.get("o"),
-        "err": options.get("eo") or options.get("e"),
+        "out": out,
+        "err": err if err != out else "",
         "over_out": "oo" in options,
         "over_err": "eo" in options,
         "input": options.get("i") or options.get("is"),

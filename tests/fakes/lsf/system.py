@@ -42,7 +42,8 @@ _REASONS = {
 }
 #: The shell that the batch system starts; that it does not notice when it is killed alone is as in the real one.
 _STARTER = """trap : 1 2 10 12 15
-/bin/sh "$0" < "$1"
+exec 3>&2 2> /dev/null
+(exec /bin/sh "$0" < "$1" 2>&3 3>&-)
 code=$?
 [ $code -le 128 ] || [ -e "$0.end" ] || code=0
 exit $code

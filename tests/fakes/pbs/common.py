@@ -196,9 +196,19 @@ class PbsServer(Engine):
         shell = str(face["shell"])
         env = {name: str(value) for name, value in face["variables"]}
         env |= {
-            **{"HOME": home, "LOGNAME": job.owner, "USER": job.owner, "SHELL": shell, "PATH": self.path},
-            **{"ENVIRONMENT": "BATCH", "PBS_ENVIRONMENT": "PBS_BATCH", "PBS_JOBID": jobid, "PBS_QUEUE": job.queue},
-            **{"PBS_JOBNAME": job.name, "PBS_MOMPORT": "15003", "PBS_NODENUM": "0", "PBS_TASKNUM": "1"},
+            "HOME": home,
+            "LOGNAME": job.owner,
+            "USER": job.owner,
+            "SHELL": shell,
+            "PATH": self.path,
+            "ENVIRONMENT": "BATCH",
+            "PBS_ENVIRONMENT": "PBS_BATCH",
+            "PBS_JOBID": jobid,
+            "PBS_QUEUE": job.queue,
+            "PBS_JOBNAME": job.name,
+            "PBS_MOMPORT": "15003",
+            "PBS_NODENUM": "0",
+            "PBS_TASKNUM": "1",
             **self.variables(job, task),
         }
         streams = {stream: self.stream(job, task, stream) for stream in "oe"}

@@ -4,41 +4,37 @@ from __future__ import annotations
 
 import os
 import re
-import socket
+import shutil
 import time
 
-from tests.fakes.model import (
-    ACTIVE,
-    DEPENDENT,
-    ENDED,
-    EXITING,
-    PLAIN,
-    QUEUED,
-    RUNNING,
-    SUSPENDED,
-    Queue,
-)
+from tests.fakes.model import DEPENDENT, ENDED, EXITING, PLAIN, QUEUED, RUNNING, SUSPENDED, Queue
 from tests.fakes.pbs.common import SERVER, SUBMIT_HOST, PbsServer, clock, date, print_ranges, size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import ClassVar
+    from collections.abc import Callable
+    from typing import ClassVar, TypeVar
 
-    from tests.fakes.model import Job, Task
+    from typing_extensions import Self
+
+    from tests.fakes.model import Job, Launch, Task
+
+    T = TypeVar("T")
 
 NODE = "node01"
 NODE_MEMORY = "24684092kb"
 VERSION = "23.06.06"
 
 #: The order in which qstat shows attributes.
-ORDER = """
-Job_Name Job_Owner resources_used job_state queue server Account_Name Checkpoint ctime depend Error_Path exec_host
-exec_vnode Execution_Time group_list Hold_Types Join_Path Keep_Files Mail_Points Mail_Users mtime Output_Path Priority
-qtime Rerunable Resource_List stime obittime Shell_Path_List session_id sandbox jobdir substate Variable_List umask
-comment etime run_count Stageout_status Exit_status Submit_arguments executable argument_list array array_id
-array_state_count array_index array_indices_submitted array_indices_remaining history_timestamp project Submit_Host
-max_run_subjobs
-""".split()
+ORDER = (
+    "Job_Name", "Job_Owner", "resources_used", "job_state", "queue", "server", "Account_Name", "Checkpoint", "ctime",
+    "depend", "Error_Path", "exec_host", "exec_vnode", "Execution_Time", "group_list", "Hold_Types", "Join_Path",
+    "Keep_Files", "Mail_Points", "Mail_Users", "mtime", "Output_Path", "Priority", "qtime", "Rerunable",
+    "Resource_List", "stime", "obittime", "Shell_Path_List", "session_id", "sandbox", "jobdir", "substate",
+    "Variable_List", "umask", "comment", "etime", "run_count", "Stageout_status", "Exit_status", "Submit_arguments",
+    "executable", "argument_list", "array", "array_id", "array_state_count", "array_index", "array_indices_submitted",
+    "array_indices_remaining", "history_timestamp", "project", "Submit_Host", "max_run_subjobs",
+)  # fmt: skip
 #: What the element of an array that never ran shows of the whole array.
 _OWN = {"array", "array_state_count", "array_indices_submitted", "array_indices_remaining", "history_timestamp"}
 _OWN |= {"project", "Submit_Host", "max_run_subjobs"}
@@ -67,10 +63,12 @@ class OpenPbs(PbsServer):
         nodes, temporary = self.file(f"{jobid}.nodes"), self.file(f"pbs.{jobid}")
         with open(nodes, "w") as file:
             file.write(f"{NODE}\n")
-        os.makedirs(temporary, exist_ok=True)
         cores = str(job.face["resources"]["ncpus"])
         found = {
-            **{"NCPUS": cores, "OMP_NUM_THREADS": cores, "PBS_NODEFILE": nodes, "TMPDIR": temporary},
+            "NCPUS": cores,
+            "OMP_NUM_THREADS": cores,
+            "PBS_NODEFILE": nodes,
+            "TMPDIR": temporary,
             "PBS_JOBDIR": self.work_directory(job, task),
         }
         if task.index != PLAIN:
@@ -81,10 +79,13 @@ class OpenPbs(PbsServer):
         home = super().work_directory(job, task)
         if not job.face["sandbox"]:
             return home
-        private = os.path.join(home, f"pbs.{self.job_id(job, task.index)}.x8z")
-        if task.state in ACTIVE:
-            os.makedirs(private, mode=0o700, exist_ok=True)
-        return private
+        return os.path.join(home, f"pbs.{self.job_id(job, task.index)}.x8z")
+
+    def launch(self, job: Job, task: Task) -> Launch:
+        made = super().launch(job, task)
+        for directory in (made.cwd, made.env["TMPDIR"]):
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        return made
 
     def output_path(self, job: Job, task: Task, stream: str) -> str:
         path = self.shown_path(job, stream)
@@ -100,12 +101,45 @@ class OpenPbs(PbsServer):
         default = os.path.join(job.face["workdir"], f"{job.name}.{stream}{job.number}{end}")
         return str(job.face["paths"].get(stream) or default)
 
-    def finish(self, job: Job, task: Task, launch: object) -> None:
-        super().finish(job, task, launch)  # type: ignore[arg-type]
-        if job.face["sandbox"]:
-            import shutil
+    def finish(self, job: Job, task: Task, launch: Launch) -> None:
+        super().finish(job, task, launch)
+        for directory in [launch.env["TMPDIR"], *([launch.cwd] if job.face["sandbox"] else [])]:
+            shutil.rmtree(directory, ignore_errors=True)
 
-            shutil.rmtree(self.work_directory(job, task), ignore_errors=True)
+    # --- looking at all jobs -------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self._found: dict[str, object] = {}
+        return super().__enter__()
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """Find something out only once in a transaction."""
+        if key not in self._found:
+            self._found[key] = make()
+        return self._found[key]  # type: ignore[return-value]
+
+    def tasks_of(self, job: Job) -> list[Task]:
+        """Give the tasks of a job; all jobs' tasks are read at once."""
+        return self.once("tasks", self._grouped).get(job.number, [])
+
+    def _grouped(self) -> dict[int, list[Task]]:
+        groups: dict[int, list[Task]] = {}
+        for task in self.tasks():
+            groups.setdefault(task.number, []).append(task)
+        return groups
+
+    def _free(self) -> int:
+        tasks = [task for group in self.once("tasks", self._grouped).values() for task in group]
+        return self.slots - sum(self.job_of(task).slots for task in tasks if task.state == RUNNING)
+
+    def _children(self) -> dict[int, list[tuple[str, Job]]]:
+        """Give the jobs that wait for another one, or did so in vain."""
+        found: dict[int, list[tuple[str, Job]]] = {}
+        for job in self.jobs():
+            if any(task.state == DEPENDENT or task.reason == "dependency" for task in self.tasks_of(job)):
+                for kind, number in job.face["parents"]:
+                    found.setdefault(number, []).append((kind, job))
+        return found
 
     # --- states --------------------------------------------------------------------------------------------
 
@@ -123,7 +157,9 @@ class OpenPbs(PbsServer):
 
     def array_letter(self, job: Job) -> str:
         """Give the letter of an array's state."""
-        tasks = self.tasks(job.number)
+        return self.once(f"letter {job.number}", lambda: self._array_letter(self.tasks_of(job)))
+
+    def _array_letter(self, tasks: list[Task]) -> str:
         if all(task.state == ENDED for task in tasks):
             return "F"
         if any(task.runs or task.state == ENDED for task in tasks):
@@ -167,11 +203,14 @@ class OpenPbs(PbsServer):
 
     def array_attributes(self, job: Job) -> Attributes:
         """Give what qstat shows of an array."""
-        tasks, letter = self.tasks(job.number), self.array_letter(job)
+        return self.once(f"array {job.number}", lambda: self._array(job))
+
+    def _array(self, job: Job) -> Attributes:
+        tasks, letter = self.tasks_of(job), self.array_letter(job)
         ended = [task for task in tasks if task.state == ENDED]
         over = letter == "F"
         never = [task for task in ended if not task.runs]
-        failed = any(not task.ok for task in ended)
+        failed = any(not task.ok for task in ended if task.runs)
         began = [task.started for task in tasks if task.runs]
         count = {
             "Queued": sum(task.state in (QUEUED, DEPENDENT) for task in tasks),
@@ -184,7 +223,7 @@ class OpenPbs(PbsServer):
         found = self._common(job) | {
             "job_state": letter,
             "mtime": date(max(task.changed for task in tasks)),
-            "Hold_Types": self._hold_types(tasks[0]),
+            **self._waiting(job, tasks[0]),
             "substate": "70" if letter == "B" else str(self.substate(job, tasks[0])),
             "array": "True",
             "array_state_count": " ".join(f"{name}:{number}" for name, number in count.items()),
@@ -195,11 +234,11 @@ class OpenPbs(PbsServer):
             found["max_run_subjobs"] = str(job.max_running)
         if began:
             found |= {"stime": date(min(began)), "comment": f"Job Array Began at {_day(min(began))}"}
-        if ended and reasons != {"dependency"}:
+        if any(task.runs for task in ended):
             found |= {"Stageout_status": "1", "Exit_status": str(int(failed))}
         if over:
             whole = "cancelled" in reasons and job.face.get("deleted")
-            found["substate"] = "91" if whole else "93" if failed and reasons != {"dependency"} else "92"
+            found["substate"] = "91" if whole else "93" if failed else "92"
             found["history_timestamp"] = str(int(last.ended))
             if began:
                 how = {"91": "terminated", "93": "failed", "92": "finished"}[found["substate"]]
@@ -225,13 +264,12 @@ class OpenPbs(PbsServer):
             "qtime": date(job.submitted),
             "Rerunable": face["rerunable"],
             "Variable_List": self.variable_list(job),
-            "etime": date(job.submitted),
-            "Submit_arguments": face["arguments"],
             "project": face["project"],
             "Submit_Host": SUBMIT_HOST,
         }
         found |= {f"Resource_List.{name}": str(value) for name, value in sorted(face["resources"].items())}
         optional = {"Account_Name": "account", "Mail_Users": "mail_users", "Shell_Path_List": "shell_path"}
+        optional["Submit_arguments"] = "arguments"
         found |= {name: face[key] for name, key in optional.items() if face.get(key)}
         if face["sandbox"]:
             found["sandbox"] = "PRIVATE"
@@ -247,9 +285,17 @@ class OpenPbs(PbsServer):
         pairs = [*job.face["shown_variables"], ["PBS_O_QUEUE", job.queue], ["PBS_O_HOST", SUBMIT_HOST]]
         return ",".join(f"{name}=" + re.sub(r'([\\,"])', r"\\\1", value) for name, value in pairs)
 
+    def _waiting(self, job: Job, task: Task) -> Attributes:
+        """Give holds, and since when a task is free to run, as far as it is."""
+        held = "s" if task.state == DEPENDENT or task.reason == "dependency" else task.hold
+        found = {"Hold_Types": held or "n"}
+        if task.runs or (not held and task.begin <= time.time()):
+            found["etime"] = date(job.submitted)
+        return found
+
     def _plain(self, job: Job, task: Task) -> Attributes:
         """Give what only a job shows that is no array's element."""
-        found = {"Hold_Types": self._hold_types(task)}
+        found = {}
         depend = self.depend(job, task)
         if depend:
             found["depend"] = depend
@@ -259,7 +305,7 @@ class OpenPbs(PbsServer):
 
     def _task(self, job: Job, task: Task) -> Attributes:
         """Give what tells of a task's own course."""
-        found = {
+        found = self._waiting(job, task) | {
             "job_state": self.letter(job, task),
             "mtime": date(task.changed),
             "substate": str(self.substate(job, task)),
@@ -291,13 +337,15 @@ class OpenPbs(PbsServer):
             used = {"cpupercent": "0", "cput": clock(task.cpu), "mem": f"{task.rss}kb"}
             used |= {"ncpus": str(job.face["resources"]["ncpus"]), "vmem": f"{task.rss}kb", "walltime": clock(age)}
             found |= {f"resources_used.{name}": value for name, value in used.items()}
+        if task.runs > 1:
+            found["obittime"] = date(task.started)
         if task.state == ENDED:
             found |= {"obittime": date(task.ended), "Stageout_status": "1"}
         return found
 
     def exec_host(self, job: Job, task: Task) -> str:
         """Give node and place of each chunk."""
-        place = task.face.get("place", task.cores[0] if task.cores else 0)
+        place = task.cores[0] if task.cores else 0
         return "+".join(
             f"{NODE}/{place + number}" + (f"*{cores}" if cores > 1 else "")
             for number, cores in enumerate(job.face["chunks"])
@@ -324,7 +372,7 @@ class OpenPbs(PbsServer):
             return "Not Running: Queue not started."
         if job.face["impossible"]:
             return f"Can Never Run: {job.face['impossible']}"
-        free = self.slots - sum(self.job_of(task).slots for task in self.tasks(live=True) if task.state == RUNNING)
+        free = self.once("free", self._free)
         if job.slots > free:
             cores = f"(R: {job.slots} A: {free} T: {self.slots})"
             return f"Not Running: Insufficient amount of resource: ncpus {cores}"
@@ -336,15 +384,9 @@ class OpenPbs(PbsServer):
         if task.state == DEPENDENT or task.reason == "dependency":
             parts += [f"{kind}:{other}@{SERVER}" for kind, other in job.face["depend"]]
         if task.state != ENDED or task.reason == "dependency":
-            for other in self.jobs():
-                for kind, number in other.face.get("parents", []):
-                    waits = any(t.state == DEPENDENT or t.reason == "dependency" for t in self.tasks(other.number))
-                    if number == job.number and waits:
-                        parts.append(f"{_BEFORE[kind]}:{self.job_id(other)}@{SERVER}")
+            children = self.once("children", self._children).get(job.number, [])
+            parts += [f"{_BEFORE[kind]}:{self.job_id(child)}@{SERVER}" for kind, child in children]
         return ",".join(parts)
-
-    def _hold_types(self, task: Task) -> str:
-        return ("s" if task.state == DEPENDENT or task.reason == "dependency" else task.hold) or "n"
 
 
 def ordered(found: Attributes) -> Attributes:
@@ -357,9 +399,10 @@ def node_attributes(server: OpenPbs) -> Attributes:
     running = [task for task in server.tasks(live=True) if task.state in (RUNNING, EXITING)]
     used = sum(server.job_of(task).slots for task in running)
     memory = sum(size(str(server.job_of(task).face["resources"].get("mem", "0"))) or 0 for task in running)
-    jobs = ", ".join(f"{server.job_id(server.job_of(task), task.index)}/{core}" for task in running for core in task.cores)
+    places = [f"{server.job_id(server.job_of(task), task.index)}/{core}" for task in running for core in task.cores]
+    jobs = ", ".join(places)
     return {
-        "Mom": socket.gethostname(),
+        "Mom": SUBMIT_HOST,
         "ntype": "PBS",
         "state": "job-busy" if used >= server.slots else "free",
         "pcpus": str(os.cpu_count()),
@@ -378,6 +421,8 @@ def node_attributes(server: OpenPbs) -> Attributes:
         "resv_enable": "True",
         "sharing": "default_shared",
         "license": "l",
+        "last_state_change_time": date(os.stat(server.spool).st_ctime),
+        "last_used_time": date(max([0.0, *(task.started for task in server.tasks())])),
     }
 
 
