@@ -166,7 +166,9 @@ def _print(rows: Rows, kind: str, flags: dict[str, str]) -> str:
 def _full(title: str, name: str, found: Attributes, flags: dict[str, str]) -> str:
     if flags.get("F") == "dsv":
         bar = flags.get("D", "|")
-        return bar.join([f"{title}: {name}", *(f"{key}={value}" for key, value in found.items())]) + "\n"
+        escaped = {"\\": "\\\\", "\n": "\\n", bar: f"\\{bar}"}
+        values = ["".join(escaped.get(letter, letter) for letter in value) for value in found.values()]
+        return bar.join([f"{title}: {name}", *(map("=".join, zip(found, values)))]) + "\n"
     limit = sys.maxsize if "w" in flags else _WIDTH
     return f"{title}: {name}\n" + "".join(fold(key, value, limit) for key, value in found.items()) + "\n"
 
