@@ -9,19 +9,20 @@ from __future__ import annotations
 import configparser
 import difflib
 import importlib.metadata
+import math
 import os
 import re
 import shlex
 import stat
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
 from .errors import ConfigurationError, InvalidValue, UnknownResource
-from .quantity import Duration, Memory
+from .quantity import Duration, Memory, whole_number
 from .transport.ssh import SshSettings
 
 if TYPE_CHECKING:
@@ -30,10 +31,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Keys of a resource that hold shell text: ``#`` is part of it.
-_TEXT = re.compile(r"(.+_)?(prologue|epilogue)(_content)?|setup")
+#: Keys that hold shell text: ``#`` is part of it.
+_TEXT = re.compile(r"(.+_)?(prologue|epilogue)(_contents?)?|setup|password_command")
+_COMMENT = re.compile(r"(?:^|\s)[#;]")
 _SCRIPT_KEY = re.compile(r"(?:(?P<application>.+)_)?(?P<which>prologue|epilogue)(?P<content>_content)?")
 _TRUE = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False, "off": False}
+
+
+class WrongKey(InvalidValue):
+    """A key can't be used, or not with this value."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(problem if repr(key) in problem else f"{key}: {problem}")
+        self.key = key
 
 
 def _boolean(value: str | bool) -> bool:
@@ -48,21 +58,21 @@ def _boolean(value: str | bool) -> bool:
 def _count(value: str | int | None) -> int | None:
     if value is None:
         return None
-    try:
-        number = int(value)
-    except ValueError:
-        raise InvalidValue(f"{value!r} is no whole number") from None
-    if number < 1:
-        raise InvalidValue(f"{value!r} has to be at least 1")
+    number = whole_number(str(value).strip())
+    if not number:
+        raise InvalidValue(f"{value!r} is no whole number from 1 on")
     return number
 
 
 def _seconds(value: str | float) -> float:
     """Take seconds, or a duration with its unit."""
     try:
-        return float(value)
+        seconds = float(value)
     except ValueError:
         return Duration(str(value)).seconds
+    if not math.isfinite(seconds) or seconds < 0:
+        raise InvalidValue(f"{value!r} is no number of seconds")
+    return seconds
 
 
 def _memory(value: str | Memory | None) -> Memory | None:
@@ -73,15 +83,27 @@ def _duration(value: str | Duration | None) -> Duration | None:
     return None if value is None else Duration(value)
 
 
+def _unit(value: str | None) -> str | None:
+    if value is None or value.upper() in ("KB", "MB", "GB", "TB", "PB", "EB"):
+        return value and value.upper()
+    raise InvalidValue(f"{value!r} is no unit of memory: say KB, MB, GB or TB")
+
+
 def _list(value: str | Iterable[str] | None) -> tuple[str, ...]:
     if value is None:
         return ()
-    return tuple(re.split(r"[\s,]+", value.strip())) if isinstance(value, str) else tuple(value)
+    return tuple(re.findall(r"[^\s,]+", value)) if isinstance(value, str) else tuple(value)
 
 
 def _options(value: str | Iterable[str]) -> tuple[str, ...]:
     """Split options as a shell would; what follows a ``#`` is a comment."""
-    return tuple(shlex.split(value, comments=True)) if isinstance(value, str) else tuple(value)
+    try:
+        options = tuple(shlex.split(value, comments=True)) if isinstance(value, str) else tuple(value)
+    except ValueError as error:
+        raise InvalidValue(f"{value!r} can't be split into options: {error}") from None
+    if any("\n" in option for option in options):
+        raise InvalidValue("an option can't go over several lines")
+    return options
 
 
 @attrs.frozen(kw_only=True)
@@ -122,12 +144,19 @@ class ResourceSettings:
         For Grid Engine: the resources by which memory is asked for, counted for each core.
     gpu_resource : str
         For Grid Engine: the resource by which GPUs are asked for.
+    memory_unit : str, optional
+        For LSF: the unit of memory limits, such as ``MB``; default is what the site says.
+    max_array_size : int, optional
+        For LSF: elements that an array may have; default is what the site says.
     extra_args : tuple of str
         Options for the submit command of every job.
     shell : str
         Interpreter of the job scripts.
     setup : str
         Shell text to run on the frontend before anything else, such as sourcing a site's profile.
+    header_template : str
+        Text of a template that takes the place of the batch system's own for the header of job scripts; configured
+        as the name of a file.
     prologues, epilogues : dict of str to str
         Shell text before and after the commands, by key.
     commands : dict of str to str
@@ -153,9 +182,12 @@ class ResourceSettings:
     parallel_environment: str | None = None
     memory_resources: tuple[str, ...] = attrs.field(default=("h_vmem", "mem_free"), converter=_list)
     gpu_resource: str = "gpu"
+    memory_unit: str | None = attrs.field(default=None, converter=_unit)
+    max_array_size: int | None = attrs.field(default=None, converter=_count)
     extra_args: tuple[str, ...] = attrs.field(default=(), converter=_options)
     shell: str = "/bin/sh"
     setup: str = ""
+    header_template: str = ""
     prologues: dict[str, str] = attrs.field(factory=dict)
     epilogues: dict[str, str] = attrs.field(factory=dict)
     commands: dict[str, str] = attrs.field(factory=dict)
@@ -190,6 +222,7 @@ _RESOURCE_KEYS = frozenset(field.name for field in attrs.fields(ResourceSettings
     "commands",
 }
 _SSH_KEYS = frozenset(field.name for field in attrs.fields(SshSettings)) - {"host"}
+_SSH_SECONDS = ("timeout", "keepalive", "session_wait")
 _AUTH_KEYS = {"none": frozenset({"type"}), "ssh": _SSH_KEYS | {"type", "ignore_ssh_host_keys"}}
 
 
@@ -218,7 +251,7 @@ def resource_settings(
     keys: Mapping[str, Any],
     *,
     auth: Mapping[str, Any] | None = None,
-    directory: Path | None = None,
+    directories: Mapping[str, Path] | None = None,
     commands: Iterable[str] | None = None,
 ) -> ResourceSettings:
     """Check the keys of one resource.
@@ -231,8 +264,8 @@ def resource_settings(
         Keys and values as a configuration file has them; values may be of their own types already.
     auth : mapping, optional
         Keys of its ``[auth/NAME]`` section.
-    directory : Path, optional
-        Where relative file names start; default is the working directory.
+    directories : mapping of str to Path, optional
+        For keys that name files: where relative names start; default is the working directory.
     commands : iterable of str, optional
         Names of native commands that may be replaced; default is what its type has.
 
@@ -249,40 +282,48 @@ def resource_settings(
     scripts: dict[str, dict[str, str]] = {"prologue": {}, "epilogue": {}}
     native: dict[str, str] = {}
     ssh: dict[str, Any] = dict(auth or {})
+    directories = directories or {}
     for key, value in keys.items():
         if key in ("prologue_contents", "epilogue_contents"):
             warnings.warn(f"{key} is spelt {key.rstrip('s')}", stacklevel=2)
             key = key.rstrip("s")
-        if key in _RESOURCE_KEYS:
+        if key == "header_template":
+            plain[key] = _read_text(key, _path(value, directories.get(key, Path())))
+        elif key in _RESOURCE_KEYS:
             plain[key] = _checked(key, value, ResourceSettings)
         elif key in ("frontend", "auth"):
             continue
         elif key in commands:
             native[key] = value
         elif match := _SCRIPT_KEY.fullmatch(key):
-            scripts[match["which"]][key] = _script(key, value, bool(match["content"]), directory or Path())
+            scripts[match["which"]][key] = _script(key, value, bool(match["content"]), directories.get(key, Path()))
         elif key in _SSH_KEYS | {"ignore_ssh_host_keys"}:
             ssh[key] = value
         else:
             known = {*_RESOURCE_KEYS, *commands, *_SSH_KEYS, "frontend", "auth", "prologue", "epilogue"}
-            raise InvalidValue(f"there is no key {key!r}{_nearest(key, known)}")
-    if "frontend" in keys and plain.get("transport", "local") == "ssh":
-        plain["ssh"] = _ssh_settings(str(keys["frontend"]), ssh, directory or Path())
+            raise WrongKey(key, f"there is no key {key!r}{_nearest(key, known)}")
+    frontend = keys.get("frontend")
+    if frontend and plain.get("transport", "local") == "ssh":
+        plain["ssh"] = _ssh_settings(str(frontend), ssh, directories)
+    elif frontend and frontend != "localhost":
+        raise WrongKey("frontend", f"{frontend} is not this machine: say 'transport = ssh' to reach it")
     return ResourceSettings(**plain, prologues=scripts["prologue"], epilogues=scripts["epilogue"], commands=native)
 
 
 def _checked(key: str, value: object, settings: type) -> object:
     """Convert one value now, so that an error can name its key."""
     converter = getattr(attrs.fields_dict(settings)[key], "converter", None)
-    if converter is None:
-        return value
+    return value if converter is None else _converted(key, value, converter)
+
+
+def _converted(key: str, value: object, converter: Callable[[Any], object]) -> object:
     try:
         return converter(value)
     except InvalidValue as error:
-        raise InvalidValue(f"{key}: {error.message}") from None
+        raise WrongKey(key, error.message) from None
 
 
-def _ssh_settings(host: str, keys: Mapping[str, Any], directory: Path) -> SshSettings:
+def _ssh_settings(host: str, keys: Mapping[str, Any], directories: Mapping[str, Path]) -> SshSettings:
     plain = {key: value for key, value in keys.items() if key in _SSH_KEYS}
     if "ignore_ssh_host_keys" in keys and _boolean(keys["ignore_ssh_host_keys"]):
         warnings.warn(
@@ -293,35 +334,39 @@ def _ssh_settings(host: str, keys: Mapping[str, Any], directory: Path) -> SshSet
     for key in ("keyfile", "certificate", "ssh_config"):
         value = plain.get(key)
         if value and value != "none":
-            plain[key] = str(directory / Path(value).expanduser())
-    if "port" in plain:
-        plain["port"] = _checked_count("port", plain["port"])
-    for key in ("timeout", "keepalive"):
+            plain[key] = _path(value, directories.get(key, Path()))
+    for key, convert in {"port": _count, "sessions": _count, **dict.fromkeys(_SSH_SECONDS, _seconds)}.items():
         if key in plain:
-            plain[key] = _seconds(plain[key])
+            plain[key] = _converted(key, plain[key], convert)
     if isinstance(plain.get("known_hosts"), str):
-        plain["known_hosts"] = tuple(str(directory / Path(name).expanduser()) for name in _list(plain["known_hosts"]))
+        directory = directories.get("known_hosts", Path())
+        plain["known_hosts"] = tuple(_path(name, directory) for name in _list(plain["known_hosts"]))
     return SshSettings(host=host, **plain)
 
 
-def _checked_count(key: str, value: str | int) -> int | None:
+def _path(name: str, directory: Path) -> str:
+    return str(directory / Path(name).expanduser())
+
+
+def _read_text(key: str, path: str) -> str:
     try:
-        return _count(value)
-    except InvalidValue as error:
-        raise InvalidValue(f"{key}: {error.message}") from None
+        return Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise WrongKey(key, f"cannot read {path}: {error.strerror}") from error
 
 
 def _script(key: str, value: str, is_content: bool, directory: Path) -> str:
     """Give the text of a prologue or epilogue: a file's content between two marks, or the value itself."""
-    path = directory / Path(value).expanduser() if len(value) < 4096 and "\n" not in value else None
-    if is_content or path is None:
+    if is_content:
         return value
-    if path.is_file():
-        text = path.read_text(encoding="utf-8", errors="surrogateescape").rstrip("\n")
-        return f"# {key}: start of {path}\n{text}\n# {key}: end of {path}"
+    for name in (value, _COMMENT.split(value, maxsplit=1)[0].strip()):
+        path = _path(name, directory)
+        if name and os.path.isfile(path):
+            text = _read_text(key, path).rstrip("\n")
+            return f"# {key}: start of {path}\n{text}\n# {key}: end of {path}"
     if re.search(r"\s", value.strip()):
         return value
-    raise InvalidValue(f"{key}: there is no file {path}; text goes into {key}_content")
+    raise WrongKey(key, f"there is no file {_path(value, directory)}; text goes into {key}_content")
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
@@ -388,29 +433,51 @@ def load(file: str | os.PathLike[str] | None = None) -> Configuration:
     """
     only = file or os.environ.get("BATCHLIB_CONF")
     paths = [Path(only)] if only else [path for path in default_files() if path.exists()]
-    parser = configparser.RawConfigParser(delimiters=("=",), comment_prefixes=("#", ";"))
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
-    directories: dict[str, Path] = {}
+    sections: _Sections = {} if paths else {"resource/localhost": {"type": _Value("shell", Path("(built in)"))}}
     for path in paths:
-        _read(parser, path)
-        directories.update((section, path.parent) for section in parser.sections() if section not in directories)
-    if not paths:
-        parser.read_dict({"resource/localhost": {"type": "shell"}})
-    where = str(paths[-1]) if paths else "the built-in configuration"
+        for section, keys in _read(path).items():
+            sections.setdefault(section, {}).update(keys)
     resources = {}
-    for section in parser.sections():
+    for section, keys in sections.items():
         kind, _, name = section.partition("/")
-        if kind not in ("auth", "resource") or not name:
-            raise ConfigurationError(f"{where}: [{section}] is neither [auth/NAME] nor [resource/NAME]")
-        if kind == "resource":
-            try:
-                resources[name] = _resource(parser, name, directories.get(section))
-            except InvalidValue as error:
-                raise ConfigurationError(f"{where}: [{section}]: {error.message}") from error
+        if section == configparser.DEFAULTSECT:
+            continue
+        try:
+            if kind not in ("auth", "resource") or not name:
+                raise InvalidValue("sections are called [auth/NAME] or [resource/NAME]")
+            if kind == "auth":
+                _auth(keys)
+            else:
+                resources[name] = _resource(sections, name)
+        except InvalidValue as error:
+            raise ConfigurationError(f"{_origin(sections, section, error)}: [{section}]: {error.message}") from error
     return Configuration(resources, tuple(paths))
 
 
-def _read(parser: configparser.RawConfigParser, path: Path) -> None:
+@attrs.frozen
+class _Value:
+    """What a key is set to, and by which file."""
+
+    text: str
+    file: Path
+
+
+_Sections = dict[str, dict[str, _Value]]
+
+
+def _origin(sections: _Sections, section: str, error: InvalidValue) -> str:
+    """Name the files that a section comes from, or the one that a wrong key comes from."""
+    keys = {**sections.get(configparser.DEFAULTSECT, {}), **sections[section]}
+    key = error.key if isinstance(error, WrongKey) else ""
+    values = [keys[key]] if key in keys else sections[section].values()
+    return " and ".join(dict.fromkeys(str(value.file) for value in values)) or "the configuration"
+
+
+def _read(path: Path) -> _Sections:
+    """Read one file, with comments behind values cut off."""
+    # no section is special while files are put together
+    parser = configparser.RawConfigParser(delimiters=("=",), comment_prefixes=("#", ";"), default_section="")
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
     try:
         info = path.stat()
         text = path.read_text(encoding="utf-8")
@@ -426,27 +493,35 @@ def _read(parser: configparser.RawConfigParser, path: Path) -> None:
         raise ConfigurationError(f"the configuration file {path} is not UTF-8 text") from error
     except configparser.Error as error:
         raise ConfigurationError(f"{path}: {error.message}".replace("\n", " ")) from error
-
-
-def _resource(parser: configparser.RawConfigParser, name: str, directory: Path | None) -> ResourceSettings:
-    keys = _section(parser, f"resource/{name}")
-    auth: dict[str, str] = {}
-    auth_name = keys.get("auth", "none")
-    if parser.has_section(f"auth/{auth_name}"):
-        auth = _section(parser, f"auth/{auth_name}")
-        kind = auth.get("type", "")
-        if kind not in _AUTH_KEYS:
-            raise InvalidValue(f"[auth/{auth_name}]: its type has to be one of {', '.join(_AUTH_KEYS)}, not {kind!r}")
-        for key in auth.keys() - _AUTH_KEYS[kind] - parser.defaults().keys():
-            raise InvalidValue(f"[auth/{auth_name}]: there is no key {key!r}{_nearest(key, _AUTH_KEYS[kind])}")
-    elif auth_name != "none":
-        raise InvalidValue(f"there is no section [auth/{auth_name}]")
-    return resource_settings(name, keys, auth=auth, directory=directory)
-
-
-def _section(parser: configparser.RawConfigParser, section: str) -> dict[str, str]:
-    """Give a section's keys, with comments behind values cut off."""
     return {
-        key: value if _TEXT.fullmatch(key) else re.split(r"(?:^|\s)[#;]", value, maxsplit=1)[0].strip()
-        for key, value in parser.items(section)
+        section: {
+            key: _Value(value if _TEXT.fullmatch(key) else _COMMENT.split(value, maxsplit=1)[0].strip(), path)
+            for key, value in parser.items(section)
+        }
+        for section in parser.sections()
     }
+
+
+def _auth(keys: Mapping[str, _Value]) -> None:
+    """Check the keys of an ``[auth/NAME]`` section."""
+    kind = keys["type"].text if "type" in keys else ""
+    if kind not in _AUTH_KEYS:
+        raise InvalidValue(f"its type has to be one of {', '.join(_AUTH_KEYS)}, not {kind!r}")
+    for key in keys:
+        if key not in _AUTH_KEYS[kind]:
+            raise WrongKey(key, f"there is no key {key!r}{_nearest(key, _AUTH_KEYS[kind])}")
+
+
+def _resource(sections: _Sections, name: str) -> ResourceSettings:
+    defaults, own = sections.get(configparser.DEFAULTSECT, {}), sections[f"resource/{name}"]
+    auth_name = own["auth"].text if "auth" in own else defaults["auth"].text if "auth" in defaults else "none"
+    auth = sections.get(f"auth/{auth_name}", {})
+    if not auth and auth_name != "none":
+        raise WrongKey("auth", f"there is no section [auth/{auth_name}]")
+    keys = {**{key: value for key, value in defaults.items() if key not in auth}, **own}
+    return resource_settings(
+        name,
+        {key: value.text for key, value in keys.items()},
+        auth={key: value.text for key, value in auth.items()},
+        directories={key: value.file.parent for key, value in {**auth, **keys}.items()},
+    )
