@@ -128,7 +128,7 @@ def judge(
     if final is not None:
         if waited < patience and not _settled(run, queue, accounting, final, status):
             return Verdict(State.ENDED_NO_STATUS, final.native_state, note="ended; waiting for how")
-        return _ended(run, final, status)
+        return _ended(run, final, status, walltime)
     if status is not None and (_clean(status) or waited >= patience or run.cancel_requested):
         return _ended_by_itself(run, status, walltime)
     if status is None and accounting is not None and accounting.state is not State.UNDETERMINED:
@@ -162,24 +162,27 @@ def _merge(row: JobRow, accounting: JobRow) -> JobRow:
     """Fill in what the listing leaves open: who cancelled, and exit status."""
     if row.exitcode is None and row.signal is None:
         row = attrs.evolve(row, exitcode=accounting.exitcode, signal=accounting.signal)
-    if row.reason in (None, Reason.CANCELLED_BY_SYSTEM, Reason.START_FAILURE) and accounting.reason is not None:
+    if row.reason is None and accounting.reason is not None:
+        # without a reason the listing's state says no more than that it ended
+        row = attrs.evolve(row, state=accounting.state, reason=accounting.reason)
+    if row.reason in (Reason.CANCELLED_BY_SYSTEM, Reason.START_FAILURE) and accounting.reason is not None:
         row = attrs.evolve(row, reason=accounting.reason)
     return row
 
 
 def _settled(run: Run, queue: JobRow | None, accounting: JobRow | None, final: JobRow, status: Status | None) -> bool:
     """Tell whether all is known of a job's end, so that neither status file nor accounting need be waited for."""
-    if status is not None or final.state in (State.DONE, State.OMITTED):
+    if status is not None or final.state is State.OMITTED or (final.state is State.DONE and final.reason is not None):
         return True
     if queue is not None and (queue.exitcode, queue.signal) != (None, None):
         return True
     if final.state is State.CANCELLED and run.cancel_requested:
         return True
     # an exit code is better told by the script itself: not every accounting keeps all of it
-    return accounting is not None and accounting.state.final and final.reason is not Reason.EXITED
+    return accounting is not None and accounting.state.final and final.reason not in (None, Reason.EXITED)
 
 
-def _ended(run: Run, row: JobRow, status: Status | None) -> Verdict:
+def _ended(run: Run, row: JobRow, status: Status | None, walltime: Duration | None) -> Verdict:
     """Conclude from a row that says the job ended, together with what its script wrote."""
     never_started = status is None and State.RUNNING not in run.timestamps
     if row.state is State.CANCELLED and run.waits_for and never_started and not run.cancel_requested:
@@ -188,7 +191,8 @@ def _ended(run: Run, row: JobRow, status: Status | None) -> Verdict:
     if row.state is State.OMITTED:
         return Verdict(row.state, row.native_state, Reason.DEPENDENCY)
     exitcode, signal = (row.exitcode, row.signal) if status is None else (status.exitcode, status.signal)
-    killed = row.reason in (Reason.SIGNALLED, Reason.START_FAILURE) and (status is None or not _clean(status))
+    untold = row.state is not State.DONE and row.reason in (None, Reason.SIGNALLED)
+    killed = (untold or row.reason is Reason.START_FAILURE) and (status is None or not _clean(status))
     if run.cancel_requested and killed:
         # some batch systems tell of a job that was cancelled no more than that it was killed, or never started
         return Verdict(State.CANCELLED, row.native_state, Reason.CANCELLED_BY_USER, exitcode, signal)
@@ -204,6 +208,8 @@ def _ended(run: Run, row: JobRow, status: Status | None) -> Verdict:
         if row.state is State.CANCELLED and run.cancel_requested:
             reason = Reason.CANCELLED_BY_USER
         return Verdict(row.state, row.native_state, reason, exitcode, signal)
+    if untold and status is not None and status.caught and _ran_for(status, walltime):
+        return Verdict(State.FAILED, row.native_state, Reason.WALLTIME, exitcode, signal)
     if status is None and row.state is State.DONE:
         return Verdict(State.DONE, row.native_state, Reason.EXITED, 0)
     return _by_exit(row.native_state, exitcode, signal, status)
@@ -212,12 +218,16 @@ def _ended(run: Run, row: JobRow, status: Status | None) -> Verdict:
 def _ended_by_itself(run: Run, status: Status, walltime: Duration | None) -> Verdict:
     """Conclude from the status file alone."""
     if not _clean(status):
-        elapsed = (status.ended or 0) - (status.started or 0)
         if run.cancel_requested:
             return Verdict(State.CANCELLED, run.native_state, Reason.CANCELLED_BY_USER, status.exitcode, status.signal)
-        if walltime is not None and elapsed >= walltime.seconds:
+        if _ran_for(status, walltime):
             return Verdict(State.FAILED, run.native_state, Reason.WALLTIME, status.exitcode, status.signal)
     return _by_exit(run.native_state, status.exitcode, status.signal, status)
+
+
+def _ran_for(status: Status, walltime: Duration | None) -> bool:
+    """Tell whether a job ran for all the time that it was given."""
+    return walltime is not None and (status.ended or 0) - (status.started or 0) >= walltime.seconds
 
 
 def _by_exit(native: str, exitcode: int | None, signal: int | None, status: Status | None) -> Verdict:
