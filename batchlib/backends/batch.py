@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import inspect
 import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
@@ -52,7 +54,7 @@ from .base import (
     ResourceStatus,
 )
 from .connection import connect
-from .script import render_command, render_script
+from .script import render_command, render_script, template_text
 from .verdict import JobRow, gather, judge
 
 
@@ -94,7 +96,7 @@ class BatchSystem(Backend):
     commands: ClassVar[Mapping[str, str]] = {}
     #: The native submit command among them.
     submit_command: ClassVar[str]
-    #: Template of the header of job scripts.
+    #: Template of the header of job scripts: a file in the folder ``templates`` beside the module of the class.
     template: ClassVar[str]
     #: The answer to a submission; the group ``jobid`` is the native id.
     jobid_pattern: ClassVar[str]
@@ -247,6 +249,12 @@ class BatchSystem(Backend):
         """Make the name under which a job is queued."""
         return sandbox.unique_name(jobname, token, self.name_length)
 
+    @classmethod
+    def template_text(cls) -> str:
+        """Give the text of the header's template: the file `template` in the folder beside the class's own module."""
+        module = inspect.getfile(next(base for base in cls.__mro__ if "template" in vars(base)))
+        return template_text(Path(module).parent, cls.template)
+
     def submit_prelude(self) -> str:
         """Give shell text to run once before a batch of submissions."""
         return ""
@@ -376,7 +384,7 @@ class BatchSystem(Backend):
         return render_script(
             app,
             self.settings,
-            template=self.template,
+            template=self.settings.header_template or self.template_text(),
             name=self.unique_name(app.jobname, token),
             sandbox=f"{spool}/{token}",
             jobid_expression=self.array_jobid_expression if array else self.jobid_expression,

@@ -7,7 +7,7 @@ import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..application import Application
@@ -32,9 +32,26 @@ def _environment() -> Environment:
 
 
 @functools.cache
-def _template(name: str) -> Template:
-    text = resources.files("batchlib.backends").joinpath("templates").joinpath(name).read_text(encoding="utf-8")
+def _template(text: str) -> Template:
     return _environment().from_string(text)
+
+
+@functools.cache
+def template_text(directory: Path, name: str) -> str:
+    """Read a template that lies in the folder ``templates`` beside a module.
+
+    Parameters
+    ----------
+    directory : Path
+        Where the module lies.
+    name : str
+        The template's file name.
+    """
+    return (directory / "templates" / name).read_text(encoding="utf-8")
+
+
+def _own(name: str) -> Template:
+    return _template(template_text(Path(__file__).parent, name))
 
 
 def _comment(text: str) -> str:
@@ -53,7 +70,7 @@ def render_command(app: Application) -> str:
     environment = dict(app.environment)
     if app.array is not None:
         environment["TASK_ID"] = str(app.array.index)
-    return _template("command.sh.j2").render(
+    return _own("command.sh.j2").render(
         environment=environment,
         arguments=app.arguments,
         stdin=STDIN if app.stdin is not None else "/dev/null",
@@ -83,7 +100,7 @@ def render_script(
     settings : ResourceSettings
         Where it runs.
     template : str
-        File name of the header's template.
+        Text of the header's template.
     name : str
         The job's name in the queue.
     sandbox : str
@@ -99,7 +116,7 @@ def render_script(
     """
     common = {**header_values(app, settings), "name": name, "sandbox": sandbox, "shell": settings.shell}
     header = _template(template).render({**common, **values}).rstrip("\n")
-    return _template("job.sh.j2").render(
+    return _own("job.sh.j2").render(
         shell=settings.shell,
         header=header,
         jobname=app.jobname,
