@@ -68,9 +68,8 @@ def test_life_on_a_made_up_batch_system(tick: ModuleType, tmp_path: Path) -> Non
     _until(lambda: backend.update_job_state(long) is State.RUNNING)
     assert backend.hold_jobs([long])[long].outcome is Outcome.REFUSED
     backend.cancel_job(long)
-    _until(
-        lambda: not any(backend.update_job_states([fine, failing, long]).values()) and _all_ended(fine, failing, long)
-    )
+    apps = [fine, failing, long]
+    _until(lambda: not any(backend.update_job_states(apps).values()) and all(app.execution.state.final for app in apps))
     assert [app.execution.state for app in apps] == [State.DONE, State.FAILED, State.CANCELLED]
     assert failing.execution.exitcode == 3
     assert long.execution.reason is Reason.CANCELLED_BY_USER
