@@ -212,6 +212,9 @@ def _ended(run: Run, row: JobRow, status: Status | None, walltime: Duration | No
         return Verdict(State.FAILED, row.native_state, Reason.WALLTIME, exitcode, signal)
     if status is None and row.state is State.DONE:
         return Verdict(State.DONE, row.native_state, Reason.EXITED, 0)
+    if status is None and exitcode == 0:
+        # a job that failed did not end with 0, whatever stands in that field
+        exitcode = None
     return _by_exit(row.native_state, exitcode, signal, status)
 
 
