@@ -217,23 +217,28 @@ def _on_failure(channel: Channel, message: Message) -> None:
 
 
 class _SafeChannels(ChannelMap):
-    """Turns each channel that paramiko makes into a safe one, and knows the last one that each thread opened."""
+    """Turns each channel that paramiko makes into a safe one, and knows which one a thread is opening."""
 
     def __init__(self) -> None:
         super().__init__()
         self._local = threading.local()
 
     @property
-    def latest(self) -> SafeChannel:
-        """The channel that the calling thread opened last."""
-        return cast(SafeChannel, self._local.channel)
+    def latest(self) -> SafeChannel | None:
+        """The channel that the calling thread is about to open."""
+        return getattr(self._local, "channel", None)
+
+    def forget_latest(self) -> None:
+        """Let go of it, and of what it holds."""
+        self._local.__dict__.clear()
 
     def put(self, chanid: int, chan: Channel) -> None:
         """Take in a channel that was just made."""
         chan.__class__ = SafeChannel
-        self._local.channel = chan
-        self.latest.make_safe()
-        super().put(chanid, chan)
+        safe = cast(SafeChannel, chan)
+        safe.make_safe()
+        self._local.channel = safe
+        super().put(chanid, safe)
 
 
 class SafeTransport(_Transport):
@@ -308,9 +313,12 @@ class SafeTransport(_Transport):
             channel = self.open_channel(kind, destination, source, window_size=window, timeout=timeout)
         except paramiko.SSHException:
             # the exception may be that of another thread's channel
-            if self._channels.latest.refusal is not None:
-                raise self._channels.latest.refusal from None
+            latest = self._channels.latest
+            if latest is not None and latest.refusal is not None:
+                raise latest.refusal from None
             raise
+        finally:
+            self._channels.forget_latest()
         return cast(SafeChannel, channel)
 
     def send_probe(self) -> None:

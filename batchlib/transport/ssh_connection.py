@@ -78,17 +78,18 @@ class Connection:
             The connection broke while it was started.
         """
         channel = self._open_session()
-        try:
-            channel.start(command.encode("utf-8", "surrogateescape"), self.settings.timeout)
-        except TimeoutError:
-            self.end_session(channel)
-            self._give_up("did not answer")
-            raise ConnectionLost(f"{self.target} did not answer when a program was started") from None
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            self.end_session(channel)
-            if self.alive:
-                raise ConnectionFailed(f"{self.target} refused to start a program") from error
-            raise ConnectionLost(f"the connection to {self.target} broke when a program was started") from error
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.end_session, channel)
+            try:
+                channel.start(command.encode("utf-8", "surrogateescape"), self.settings.timeout)
+            except TimeoutError:
+                self._give_up("did not answer")
+                raise ConnectionLost(f"{self.target} did not answer when a program was started") from None
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                if self.alive:
+                    raise ConnectionFailed(f"{self.target} refused to start a program") from error
+                raise ConnectionLost(f"the connection to {self.target} broke when a program was started") from error
+            undo.pop_all()
         return ChannelPipe(self, channel)
 
     def open_tcp(self, host: str, port: int) -> SafeChannel:
@@ -110,10 +111,9 @@ class Connection:
 
     def end_session(self, channel: SafeChannel) -> None:
         """Close a program's session and make room for another."""
-        try:
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             channel.close()
-        finally:
-            self._gate.leave()
+        self._gate.leave()
 
     def watch(self) -> None:
         """Look after the connection while somebody waits for it: ask for a sign of life, give up a dead one."""
@@ -140,9 +140,9 @@ class Connection:
     # sessions
 
     def _open_session(self) -> SafeChannel:
-        started = time.monotonic()
-        deadline = started + self.settings.session_wait
+        deadline = time.monotonic() + self.settings.session_wait
         pause = 0.01
+        patience = 0.0
         while True:
             others = self._gate.enter(deadline, lambda: self.alive)
             if others is None:
@@ -154,20 +154,24 @@ class Connection:
             try:
                 return self._try_session()
             except paramiko.ChannelException as error:
-                self._gate.leave()
                 self._gate.narrow(others)
-                if error.code == 1 or (others == 0 and time.monotonic() - started > self.settings.timeout):
+                # beside others it is a matter of waiting; alone, too, while the server has not seen the last one's end
+                patience = patience or time.monotonic() + self.settings.timeout
+                if error.code == 1 or (others == 0 and time.monotonic() > patience):
                     raise ConnectionFailed(f"{self.target} refuses to run programs: {error.text}") from error
                 log.debug("%s refused a session beside %d others", self.target, others)
             except (paramiko.SSHException, EOFError, OSError) as error:
-                self._gate.leave()
                 raise self._failed("a session", error) from error
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _try_session(self) -> SafeChannel:
         started = time.monotonic()
-        channel = self._transport.open_safely("session", None, self._window(), self.settings.timeout)
+        try:
+            channel = self._transport.open_safely("session", None, self._window(), self.settings.timeout)
+        except BaseException:
+            self._gate.leave()
+            raise
         took = time.monotonic() - started
         self._round_trip = min(self._round_trip or took, took)
         return channel

@@ -160,5 +160,4 @@ class ChannelPipe(Pipe):
     def close(self) -> None:
         """Give up the pipe at once."""
         if os.getpid() == self._pid and self._closing.acquire(blocking=False):
-            with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-                self._connection.end_session(self._channel)
+            self._connection.end_session(self._channel)

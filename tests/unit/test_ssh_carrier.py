@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -10,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import attrs
+import paramiko
 import pytest
 
 from batchlib.errors import AuthenticationFailed, ConfigurationError, ConnectionFailed, InvalidValue
 from batchlib.transport import ssh, ssh_connection
+from batchlib.transport.paramiko_safe import SafeTransport
 from batchlib.transport.ssh import SshCarrier, SshSettings, shared_carrier
 from batchlib.transport.ssh_auth import run_password_command
 from batchlib.transport.ssh_keys import UnusableKey, read_key
@@ -171,8 +174,6 @@ def test_what_is_no_key_is_not_used(tmp_path: Path, content: bytes) -> None:
 
 
 def test_all_addresses_of_a_host_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with socket.socket() as closed:
@@ -184,6 +185,14 @@ def test_all_addresses_of_a_host_are_tried(monkeypatch: pytest.MonkeyPatch) -> N
                 assert connection.getpeername() == ("127.0.0.1", port)
                 assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
                 assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+def test_a_channel_of_a_dead_connection_is_an_error_of_its_own() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport = SafeTransport(ours, 1.0, 1.0)
+        with pytest.raises(paramiko.SSHException, match="not active"):
+            transport.open_safely("session", None, None, 1.0)
 
 
 def test_a_proxy_command_talks_through_its_socket() -> None:
