@@ -22,13 +22,22 @@ RESERVED = ".batchlib"
 EVERYTHING = "*"
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MAIL_ON = ("begin", "end", "fail")
 #: What may stand in a name that goes into a directive of a job script.
 _WORD = re.compile(r"[A-Za-z0-9_.,:@%+=/&|*!()\[\]-]+")
 
 
 def _words(value: str | Iterable[object]) -> tuple[str, ...]:
     """Take a list as it is, and split a string at blanks as a shell would."""
-    return tuple(shlex.split(value)) if isinstance(value, str) else tuple(map(str, value))
+    try:
+        return tuple(shlex.split(value)) if isinstance(value, str) else tuple(map(str, value))
+    except ValueError as error:
+        raise InvalidValue(f"{value!r} can't be split into words ({error}): write a list") from None
+
+
+def _texts(value: str | Iterable[str]) -> tuple[str, ...]:
+    """Take a list as it is, and a string as its only member."""
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _pairs(value: Mapping[str, str] | Iterable[object], *, bare_keeps_path: bool) -> dict[str, str]:
@@ -38,11 +47,14 @@ def _pairs(value: Mapping[str, str] | Iterable[object], *, bare_keeps_path: bool
     items = value.items() if isinstance(value, Mapping) else value
     found: dict[str, str] = {}
     for item in items:
-        if isinstance(item, tuple | list):
-            first, second = map(os.fspath, item)
-        else:
-            first = os.fspath(item)  # type: ignore[call-overload]
-            second = first if bare_keeps_path else os.path.basename(first.rstrip("/"))
+        try:
+            if isinstance(item, tuple | list):
+                first, second = map(os.fspath, item)
+            else:
+                first = os.fspath(item)  # type: ignore[call-overload]
+                second = first if bare_keeps_path else os.path.basename(first.rstrip("/"))
+        except (TypeError, ValueError):
+            raise InvalidValue(f"{item!r} is neither a file name nor a pair of them") from None
         if first in found:
             raise InvalidValue(f"{first!r} is named twice")
         found[first] = second
@@ -243,9 +255,9 @@ class Application:
     mail_to: str | None = attrs.field(default=None, kw_only=True)
     mail_on: tuple[str, ...] = attrs.field(factory=tuple, converter=_words, kw_only=True)
     hold: bool = attrs.field(default=False, kw_only=True)
-    native: tuple[str, ...] = attrs.field(factory=tuple, converter=tuple, kw_only=True)
+    native: tuple[str, ...] = attrs.field(factory=tuple, converter=_texts, kw_only=True)
     retries: int = attrs.field(default=0, kw_only=True)
-    tags: tuple[str, ...] = attrs.field(factory=tuple, converter=tuple, kw_only=True)
+    tags: tuple[str, ...] = attrs.field(factory=tuple, converter=_texts, kw_only=True)
     after: tuple[Dependency, ...] = attrs.field(factory=tuple, converter=_dependencies, kw_only=True)
     array: ArrayElement | None = attrs.field(default=None, kw_only=True)
     execution: Run = attrs.field(factory=Run, kw_only=True)
@@ -278,6 +290,9 @@ class Application:
             value = getattr(self, key)
             if value is not None and not _WORD.fullmatch(value):
                 raise InvalidValue(f"{key} {value!r} holds characters that no batch system takes")
+        for word in self.mail_on:
+            if word not in _MAIL_ON:
+                raise InvalidValue(f"there is no mail on {word!r}, only on {', '.join(_MAIL_ON)}")
         for option in self.native:
             if not option.startswith("-") or "\n" in option:
                 raise InvalidValue(f"the native option {option!r} is none: it has to start with a dash, on one line")
@@ -285,21 +300,22 @@ class Application:
     def _check_files(self) -> None:
         for name in (*self.inputs.values(), *self.outputs, self.stdout, self.stderr):
             _check_relative(name)
+            if name == ".":
+                raise InvalidValue("'.' is the sandbox itself: for everything in it say '*'")
         for name in self.outputs.values():
             _check_relative(name, where="output_dir")
         for kind, names in (("inputs", [*self.inputs.values()]), ("outputs", [*self.outputs.values()])):
-            normal = [os.path.normpath(name) for name in names]
-            for name in set(normal):
-                if normal.count(name) > 1:
+            for name in set(names):
+                if names.count(name) > 1:
                     raise InvalidValue(f"two {kind} have the same name, {name!r}")
-        if not self.join and os.path.normpath(self.stdout) == os.path.normpath(self.stderr):
+        if not self.join and self.stdout == self.stderr:
             raise InvalidValue("stdout and stderr have the same name: say join=True for one file")
 
     def _check_numbers(self) -> None:
         for key in ("requested_cores", "requested_nodes", "tasks_per_node", "cores_per_task"):
             value = getattr(self, key)
-            if value is not None and value < 1:
-                raise InvalidValue(f"{key} has to be at least 1, not {value}")
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InvalidValue(f"{key} has to be a whole number from 1 on, not {value!r}")
         if self.requested_gpus < 0 or self.retries < 0:
             raise InvalidValue("neither requested_gpus nor retries can be negative")
         if self.requested_memory is not None and self.requested_memory_per_core is not None:
@@ -384,4 +400,10 @@ def check_inputs(applications: Sequence[Application]) -> dict[Application, str]:
                 wrong[app] = f"the input file {local} does not exist"
             elif not os.access(local, os.R_OK):
                 wrong[app] = f"the input file {local} can't be read"
+        if app.stdin and os.path.isdir(app.stdin):
+            wrong[app] = f"the standard input {app.stdin} is a directory"
+        for local, remote in app.inputs.items():
+            inside = [name for name in (*app.inputs.values(), app.stdout, app.stderr) if name.startswith(remote + "/")]
+            if inside and os.path.isfile(local):
+                wrong[app] = f"{inside[0]!r} can't lie in the input {remote!r}, which is a file"
     return wrong

@@ -19,7 +19,7 @@ import attrs
 
 from .application import EVERYTHING, RESERVED, Application
 from .errors import DataStagingError, InvalidValue
-from .quantity import Duration
+from .quantity import Duration, whole_number
 from .transport.archive import Entry, entries_of
 
 #: No vowels, so that no words arise; no letters that look like digits.
@@ -27,7 +27,7 @@ _ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
 _TOKEN = re.compile(f"(?P<root>b[{_ALPHABET}]{{15}})(?:/(?P<index>[0-9]{{1,9}}))?")
 _NAMED = re.compile(f"(?:^|\\.)(b[{_ALPHABET}]{{15}})$")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
-_TIMES = re.compile(r"(\d+)m([\d.]+)s")
+_TIMES = re.compile(r"{0}\s+{0}".format(r"([0-9]{1,9})m([0-9]{1,9}(?:[.,][0-9]{1,9})?)s"))
 
 #: Name, in the sandbox, of the file with a job's standard input.
 STDIN = f"{RESERVED}/stdin"
@@ -164,7 +164,7 @@ def wanted_outputs(app: Application) -> dict[str, str]:
     """Give what has to be fetched for a job: names in the sandbox, and names in the output directory."""
     names = dict(app.outputs)
     if EVERYTHING in names:
-        return {EVERYTHING: ""}
+        return names
     names.setdefault(app.stdout, app.stdout)
     if not app.join:
         names.setdefault(app.stderr, app.stderr)
@@ -184,13 +184,13 @@ def local_name(app: Application, member: str) -> str | None:
     if member == RESERVED or member.startswith(RESERVED + "/"):
         return None
     wanted = wanted_outputs(app)
-    if EVERYTHING in wanted:
-        return member
-    for remote, local in wanted.items():
-        remote = remote.rstrip("/")
-        if member == remote or member.startswith(remote + "/"):
-            return local.rstrip("/") + member[len(remote) :]
-    return None
+    # what is named itself goes where it says, whatever its directory says
+    for remote in sorted(wanted.keys() - {EVERYTHING}, key=len, reverse=True):
+        if _covers(remote, member):
+            return wanted[remote] + member[len(remote) :]
+    if EVERYTHING not in wanted:
+        return None
+    return member if wanted[EVERYTHING] == EVERYTHING else f"{wanted[EVERYTHING]}/{member}"
 
 
 @attrs.frozen
@@ -227,36 +227,30 @@ class Status:
 
 def parse_status(text: str) -> Status | None:
     """Read a status file; None when it is not complete."""
-    found = dict(line.partition("=")[::2] for line in text.splitlines() if "=" in line)
-    code = _integer(found.get("code"))
-    if code is None or found.get("complete") != "yes":
+    found = dict(line.partition("=")[::2] for line in text.split("\n") if "=" in line)
+    code = whole_number(found.get("code"))
+    if code is None or code > 255 or found.get("complete") != "yes":
         return None
-    signalled = found.get("signalled") == "yes"
+    signalled = found.get("signalled") == "yes" and code > 128
     return Status(
         exitcode=None if signalled else code,
         signal=code - 128 if signalled else None,
         caught=found.get("caught", ""),
         phase=found.get("phase", "command"),
         host=found.get("host", ""),
-        started=_integer(found.get("started")),
-        ended=_integer(found.get("ended")),
+        started=whole_number(found.get("started")),
+        ended=whole_number(found.get("ended")),
         cpu_time=_cpu_time(found.get("times", "")),
     )
 
 
-def _integer(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() else None
-
-
 def _cpu_time(text: str) -> Duration | None:
-    """Read user and system time as the shell's ``times`` prints them: ``0m1.20s 0m0.03s``."""
-    parts = _TIMES.findall(text)
-    if len(parts) != 2:
+    """Read user and system time as the shell's ``times`` prints them: ``0m1.20s 0m0.03s``, or with commas."""
+    match = _TIMES.fullmatch(text.strip())
+    if match is None:
         return None
-    try:
-        return Duration.of(sum(60 * int(minutes) + float(seconds) for minutes, seconds in parts), "s")
-    except ValueError:
-        return None
+    user_minutes, user, system_minutes, system = (float(part.replace(",", ".")) for part in match.groups())
+    return Duration.of(60 * (user_minutes + system_minutes) + user + system, "s")
 
 
 def statuses(text: str) -> dict[str, Status]:
@@ -296,13 +290,18 @@ def remove_program(spool: str, tokens: Iterable[str]) -> str:
     tokens = list(tokens)
     roots = dict.fromkeys(root_of(token) for token in tokens if "/" in token)
     return f"""cd {spool} || exit
-while IFS= read -r token; do rm -rf -- "./$token"; done <<'.'
+code=0
+remove() {{ # a directory of which a job took away the permission to write is ours all the same
+  rm -rf -- "./$1" 2>/dev/null || {{ chmod -R u+rwx -- "./$1"; rm -rf -- "./$1"; }} || code=1
+}}
+while IFS= read -r token; do remove "$token"; done <<'.'
 {lines(tokens)}.
 while IFS= read -r token; do
   set -- "$token"/[0-9]*
-  [ -d "$1" ] || rm -rf -- "./$token"
+  [ -d "$1" ] || remove "$token"
 done <<'.'
 {lines(roots)}.
+exit "$code"
 """
 
 
@@ -326,7 +325,6 @@ def missing(app: Application, came: Iterable[str]) -> list[str]:
 
 
 def _covers(name: str, found: str) -> bool:
-    name = name.rstrip("/")
     return found == name or found.startswith(name + "/")
 
 
