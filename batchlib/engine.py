@@ -142,11 +142,12 @@ class Engine:
         """
         chosen = None if ids is None else list(ids)
         with self.session.driving(patience):
-            apps = self.session.load(chosen, None if self.fetch else ACTIVE)
+            # rows are cheap, documents are not: only those of tasks that something is to be done about are read
+            rows = self.session.rows(chosen, None if self.fetch else ACTIVE)
+            apps = self.session.load([row.id for row in rows if self._unfinished(row.id, row)])
             groups: dict[str, list[Application]] = {}
             for app in apps:
-                if self._unfinished(app.task_id, app.execution):
-                    groups.setdefault(self.resource_of(app), []).append(app)
+                groups.setdefault(self.resource_of(app), []).append(app)
             in_flight = sum(app.execution.state.live for app in apps)
             for name, group in groups.items():
                 in_flight += self._progress_on(name, group, in_flight)
@@ -306,7 +307,9 @@ class Engine:
         answers = site.backend.collect_jobs({app: app.output_dir or "." for app in apps})
         for app, answer in answers.items():
             if isinstance(answer, BatchlibError):
-                app.execution.note(f"outputs not fetched: {answer}")
+                said = f"outputs not fetched: {answer}"
+                if app.execution.info != said:
+                    app.execution.note(said)
                 if answer.kind is Kind.PERMANENT:
                     self.unfetched[app.task_id or ""] = app.execution.info
             else:

@@ -445,7 +445,7 @@ class BatchSystem(Backend):
     def _command_not_found(self, said: str, details: Mapping[str, Any]) -> CommandNotFound:
         return CommandNotFound(
             f"the command {details['command']!r} is not found on {self.transport.name} ({said}); "
-            f"give its path in the configuration, as '{str(details['command']).split()[0]} = /path/to/it'",
+            f"give its path in the configuration, as '{self.submit_command} = /path/to/it'",
             **details,
         )
 

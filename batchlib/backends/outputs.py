@@ -35,6 +35,8 @@ def collect(
         token = app.execution.token
         if token is None or app.execution.freed:
             answers[app] = InvalidOperation("the job has no sandbox to fetch from")
+        elif (problem := _make_directory(targets[app])) is not None:
+            answers[app] = problem
         else:
             wanted = sandbox.wanted_outputs(app)
             names[app] = [token] if EVERYTHING in wanted else [f"{token}/{name}" for name in wanted]
@@ -51,6 +53,14 @@ def collect(
         told = system.tell(error)
         answers |= {app: told for app in names if app not in answers}
     return answers
+
+
+def _make_directory(path: str | os.PathLike[str]) -> DataStagingError | None:
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return DataStagingError(f"cannot make the output directory {path}: {error.strerror}")
+    return None
 
 
 def _fetch(
@@ -77,12 +87,6 @@ def _fetch(
         info = path.stat()
         return overwrite or (changed_only and (info.st_size != size or int(info.st_mtime) != int(mtime)))
 
-    for app in names:
-        target = targets[app]
-        try:
-            Path(target).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataStagingError(f"cannot make the output directory {target}: {error.strerror}") from error
     program = programs.collect(system.spool, [name for found in names.values() for name in found])
     with system.transport.receive(program, idle_timeout=system.settings.timeout) as incoming:
         try:
