@@ -1,0 +1,148 @@
+"""Every backend, locally and over SSH: real servers where they can be had, else fakes that run real jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from batchlib.backends.batch import BatchSystem
+from batchlib.config import backend_class
+from batchlib.conformance.site import Site
+from tests.fakes.frontend import Frontend
+from tests.live.conftest import over_ssh
+from tests.servers.cluster import Cluster
+from tests.servers.sshd import Sshd
+
+Down = Callable[[], AbstractContextManager[None]]
+
+FAKES = Path(__file__).parents[1] / "fakes"
+
+
+@attrs.frozen
+class Place:
+    """Where a backend is tested.
+
+    Parameters
+    ----------
+    kind : str
+        The backend's type.
+    fixture : str
+        Fixture of the real servers; empty for plain processes.
+    fake : str
+        Folder of the pretended commands.
+    daemon : str
+        The server's own daemon, which can be stopped.
+    keys : mapping
+        More configuration.
+    variables : mapping
+        Environment of the pretended commands.
+    """
+
+    kind: str
+    fixture: str = ""
+    fake: str = ""
+    daemon: str = ""
+    keys: Mapping[str, Any] = attrs.Factory(dict)
+    variables: Mapping[str, str] = attrs.Factory(dict)
+
+
+PLACES = {
+    "shell": Place("shell", keys={"max_cores": 64}),
+    "slurm": Place("slurm", "slurm", daemon="slurmctld"),
+    "sge": Place("sge", "grid_engine", daemon="qmaster", keys={"parallel_environment": "smp"}),
+    "pbs": Place("pbs", fake="pbs"),
+    "torque": Place("torque", fake="torque"),
+    "lsf": Place("lsf", fake="lsf", variables={"FAKE_LSF": "ibm"}),
+    "volclava": Place("lsf", fake="lsf", variables={"FAKE_LSF": "volclava"}),
+}
+
+
+def exports(environment: Mapping[str, str]) -> str:
+    """Make shell text that sets variables."""
+    return "\n".join(f"export {name}='{value}'" for name, value in environment.items())
+
+
+@contextlib.contextmanager
+def open_site(request: pytest.FixtureRequest, name: str) -> Iterator[Site]:
+    """Start what a site needs, and give it.
+
+    Parameters
+    ----------
+    request : pytest.FixtureRequest
+        Of the fixture.
+    name : str
+        A place, a dash, and ``local`` or ``ssh``.
+    """
+    place_name, _, where = name.partition("-")
+    place = PLACES[place_name]
+    with contextlib.ExitStack() as stack:
+        if place.fake:
+            backend, down = _fake(request, stack, place, where)
+        else:
+            backend, down = _real(request, place, where)
+        yield stack.enter_context(Site(backend, down))
+
+
+def _real(request: pytest.FixtureRequest, place: Place, where: str) -> tuple[BatchSystem, Down | None]:
+    """Use plain processes or a real batch system, over a real SSH server."""
+    kind = backend_class(place.kind)
+    directory: Path = request.getfixturevalue("tmp_path_factory").mktemp(place.kind)
+    if not place.fixture:
+        if where == "local":
+            return kind(place.kind, spooldir=str(directory / "spool"), **place.keys), None
+        sshd: Sshd = request.getfixturevalue("sshd")
+        return kind(place.kind, **over_ssh(sshd, spooldir="$HOME/conformance-shell", **place.keys)), None
+    cluster: Cluster = request.getfixturevalue(place.fixture)
+    down = cluster.daemon(place.daemon).stopped
+    if where == "ssh":
+        server: Sshd = request.getfixturevalue("make_sshd")(user=cluster.account.pw_name, set_env=cluster.env)
+        return kind(place.kind, **over_ssh(server, spooldir=f"$HOME/conformance-{place.kind}", **place.keys)), down
+    spool = str(cluster.directory / "conformance-spool")
+    return kind(place.kind, setup=exports(cluster.env), spooldir=spool, **place.keys), down
+
+
+def _fake(
+    request: pytest.FixtureRequest, stack: contextlib.ExitStack, place: Place, where: str
+) -> tuple[BatchSystem, Down | None]:
+    """Use pretended commands, over a mocked SSH server."""
+    directory: Path = request.getfixturevalue("tmp_path_factory").mktemp(place.kind)
+    state = directory / "state"
+    state.mkdir()
+    commands = FAKES / place.fake / "bin"
+    variables = {"FAKE_SPOOL": str(state), **place.variables}
+    keys: dict[str, Any] = {"spooldir": str(directory / "spool"), **place.keys}
+    if where == "ssh":
+        key = directory / "key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-m", "PEM", "-N", "", "-f", key], check=True)
+        (directory / "home").mkdir()
+        frontend = stack.enter_context(
+            Frontend(directory / "home", keyfile=key, path=[commands], environment=variables)
+        )
+        keys |= {
+            "transport": "ssh",
+            "frontend": frontend.host,
+            "port": frontend.port,
+            "username": frontend.user,
+            "keyfile": str(key),
+            "host_keys": "ignore",
+            "ssh_config": "none",
+        }
+    else:
+        keys["setup"] = exports(variables) + f"\nexport PATH='{commands}':\"$PATH\""
+
+    @contextlib.contextmanager
+    def down() -> Iterator[None]:
+        (state / "down").touch()
+        try:
+            yield
+        finally:
+            (state / "down").unlink()
+
+    return backend_class(place.kind)(place.kind, **keys), down
