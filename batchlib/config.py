@@ -481,7 +481,8 @@ def _read(path: Path) -> _Sections:
     try:
         info = path.stat()
         text = path.read_text(encoding="utf-8")
-        if info.st_mode & stat.S_IWOTH or info.st_uid not in (os.getuid(), 0):
+        writable = info.st_mode & stat.S_IWOTH and not stat.S_ISCHR(info.st_mode)  # /dev/null stays empty
+        if writable or info.st_uid not in (os.getuid(), 0):
             raise ConfigurationError(
                 f"{path} can be changed by other users, who could make you run anything: "
                 "own it yourself and say 'chmod o-w' to it"

@@ -187,6 +187,11 @@ def test_a_named_file_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch:
         load(tmp_path)
 
 
+def test_an_empty_file_is_no_resource(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCHLIB_CONF", "/dev/null")
+    assert load().resources == {}
+
+
 @pytest.mark.parametrize("mode", [0o602, 0o666, 0o777])
 def test_a_file_that_anybody_can_change_is_refused(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "open.conf"
