@@ -56,7 +56,7 @@ class Place:
 PLACES = {
     "shell": Place("shell", keys={"max_cores": 64}),
     "slurm": Place("slurm", "slurm", daemon="slurmctld"),
-    "sge": Place("sge", "grid_engine", daemon="qmaster", keys={"parallel_environment": "smp"}),
+    "sge": Place("sge", "grid_engine", daemon="sge_qmaster", keys={"parallel_environment": "smp"}),
     "pbs": Place("pbs", fake="pbs"),
     "torque": Place("torque", fake="torque"),
     "lsf": Place("lsf", fake="lsf", variables={"FAKE_LSF": "ibm"}),
