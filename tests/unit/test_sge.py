@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -158,10 +159,8 @@ def test_no_text_breaks_the_parser_of_indices(text: str) -> None:
 def test_no_answer_is_more_than_an_answer_or_an_error(out: bytes, err: bytes, code: int) -> None:
     backend, answer = SgeBackend("lab"), Completed(code, out, err)
     for parse in (backend.parse_queue, backend.parse_listing, backend.parse_machines, backend.parse_accounting):
-        try:
+        with contextlib.suppress(SystemUnavailable, CommandNotFound):
             parse(answer)
-        except (SystemUnavailable, CommandNotFound) as error:
-            assert str(error)
     jobs = [Job(jobid, TOKEN) for jobid in ("1", "2.3", "45")]
     try:
         answers = backend.control_answers(Action.HOLD, jobs, {"control": answer, "started": Completed(0, b"", b"")})
@@ -212,9 +211,9 @@ def pretend(directory: Path, name: str, text: str) -> None:
     program.chmod(0o755)
 
 
-def run(text: str, directory: Path) -> Completed:
-    path = f"{directory}/bin:{os.environ['PATH']}"
-    done = subprocess.run("/bin/sh", input=text.encode(), env={"PATH": path}, capture_output=True, check=False)
+def run(text: str, directory: Path, **variables: str) -> Completed:
+    environment = {"PATH": f"{directory}/bin:{os.environ['PATH']}", **variables}
+    done = subprocess.run("/bin/sh", input=text.encode(), env=environment, capture_output=True, check=False)
     return Completed(done.returncode, done.stdout, done.stderr)
 
 
@@ -267,17 +266,33 @@ def test_a_client_that_hangs_is_given_up(commands: Path) -> None:
 def test_a_submission_that_hangs_is_unclear(commands: Path) -> None:
     pretend(commands, "qsub", "exec sleep 100")
     backend = SgeBackend("lab", timeout="2 s")
-    spool = commands / "spool"
-    (spool / TOKEN / ".batchlib").mkdir(parents=True)
-    command = " ".join(backend.submit_words(Application(["true"])))
-    program = programs.submit(
-        str(spool), [(TOKEN, command)], outer=backend.outer_variables, kept=backend.kept_variables,
-        give_up=backend.transient_submit, limit=backend.limit,
-    )  # fmt: skip
-    text = program.text.replace("tar -xpf -", "true")
-    answer = program.split(run(text, commands))[TOKEN]
+    answer = submitted(backend, commands)
     assert isinstance(backend.submit_error(answer), SubmissionUnclear)
-    assert (spool / TOKEN).exists(), "it may have been accepted all the same"
+    assert (commands / "spool" / TOKEN).exists(), "it may have been accepted all the same"
+
+
+def submitted(backend: SgeBackend, commands: Path, **variables: str) -> Completed:
+    """What a pretended qsub answers."""
+    (commands / "spool" / TOKEN / ".batchlib").mkdir(parents=True)
+    program = programs.submit(
+        str(commands / "spool"),
+        [(TOKEN, " ".join(backend.submit_words(Application(["true"]))))],
+        outer=backend.outer_variables,
+        kept=backend.kept_variables,
+        give_up=backend.transient_submit,
+        limit=backend.limit,
+    )
+    text = program.text.replace("tar -xpf -", "true")
+    return program.split(run(text, commands, **variables))[TOKEN]
+
+
+def test_the_variables_of_an_outer_job_stay_behind(commands: Path) -> None:
+    pretend(commands, "qsub", "env")
+    outer = {"JOB_ID": "7", "SGE_TASK_ID": "3", "SGE_O_HOME": "/x", "NSLOTS": "2", "PE_HOSTFILE": "/y"}
+    kept = {"SGE_ROOT": "/opt/sge", "SGE_CELL": "lab", "SGE_QMASTER_PORT": "6444", "JOBS": "4"}
+    told = submitted(SgeBackend("lab"), commands, **outer, **kept).out.splitlines()
+    assert {f"{name}={value}" for name, value in kept.items()} <= set(told)
+    assert not {line.partition("=")[0] for line in told} & outer.keys()
 
 
 JOBS = [Job("12", TOKEN), Job("57.6", f"{TOKEN[:-1]}c/6")]
