@@ -17,7 +17,7 @@ from ..transport.shell import Completed
 from . import pbs_text
 from .base import Machine
 from .batch import Job
-from .pbs_family import PbsFamily, listing
+from .pbs_family import PbsFamily, listing, shape
 from .verdict import JobRow
 
 #: What qstat says, with exit code 0, where ended jobs are not remembered.
@@ -174,14 +174,12 @@ def select(app: Application) -> str:
     app : Application
         The job.
     """
-    nodes = app.requested_nodes or 1
-    parts = [str(nodes), f"ncpus={app.total_cores // nodes}"]
+    wanted = shape(app)
+    parts = [str(wanted.nodes), f"ncpus={wanted.cores}"]
     if app.requested_nodes or app.tasks_per_node:
-        threads = app.cores_per_task or 1
-        parts += [f"mpiprocs={app.tasks_per_node or 1}", f"ompthreads={threads}"]
-    if app.total_memory is not None:
-        memory = app.total_memory * (1 / nodes)
-        parts.append(f"mem={memory.ceil('MiB')}mb")
+        parts += [f"mpiprocs={wanted.tasks}", f"ompthreads={wanted.threads}"]
+    if wanted.memory is not None:
+        parts.append(f"mem={wanted.memory.ceil('MiB')}mb")
     if app.requested_gpus:
         parts.append(f"ngpus={app.requested_gpus}")
     if app.constraint:

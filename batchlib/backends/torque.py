@@ -15,7 +15,7 @@ from ..quantity import whole_number
 from ..run import Reason
 from . import pbs_text
 from .base import Machine
-from .pbs_family import PbsFamily
+from .pbs_family import PbsFamily, shape
 
 #: Characters that a list of indices may have: qsub reads directives into a buffer.
 _LONGEST_ARRAY = 1000
@@ -83,8 +83,10 @@ class TorqueBackend(PbsFamily):
             )
 
     def header_values(self, app: Application) -> dict[str, object]:
-        """Give the nodes of the request."""
-        return {**super().header_values(app), "request": request(app)}
+        """Give the nodes of the request, and the memory on all of them."""
+        wanted = shape(app)
+        memory = wanted.memory * wanted.nodes if wanted.memory is not None else None
+        return {**super().header_values(app), "request": request(app), "memory": memory}
 
     def takes_array(self, array: ArraySpec) -> bool:
         """Take what can be written in a line."""
@@ -126,8 +128,8 @@ def request(app: Application) -> str:
     app : Application
         The job.
     """
-    nodes = app.requested_nodes or 1
-    parts = [str(nodes), f"ppn={app.total_cores // nodes}"]
+    wanted = shape(app)
+    parts = [str(wanted.nodes), f"ppn={wanted.cores}"]
     if app.requested_gpus:
         parts.append(f"gpus={app.requested_gpus}")
     if app.constraint:
