@@ -33,7 +33,7 @@ _TAKES = "a b c C D e E Ep f F i is J Jd k L m M n o p P q R S sp s t u v w W"
 _FLAGS = "B h H K N r V x"
 if IBM:
     _TAKES += " app cwd env eo ext freq g G gpu network oo outdir sla T U We"
-    _FLAGS += " rn hl"
+    _FLAGS += " rn hl ti"
 
 #: The title of a job, which is also its name when it has none, is cut here.
 _TITLE_LENGTH = 232
@@ -134,7 +134,7 @@ def _checked(options: Options, command: str, script: bool) -> Job:
         memory=memory * 1024,
         indices=indices,
         max_running=most,
-        never="stay",
+        never="end" if "ti" in options else "stay",
     )
     out, err = options.get("oo") or options.get("o"), options.get("eo") or options.get("e")
     umask = os.umask(0)

@@ -39,6 +39,7 @@ SAMPLED_AFTER = 10.0
 _REASONS = {
     "walltime": "TERM_RUNLIMIT: job killed after reaching LSF run time limit",
     "memory": "TERM_MEMLIMIT: job killed after reaching LSF memory usage limit",
+    "dependency": "TERM_ORPHAN_SYSTEM: orphan job automatically terminated by LSF",
 }
 #: The shell that the batch system starts; that it does not notice when it is killed alone is as in the real one.
 _STARTER = """trap : 1 2 10 12 15
