@@ -79,8 +79,9 @@ class PbsFamily(BatchSystem):
             raise InvalidValue(f"priority {app.priority}: {self.product} has -1024 to 1023", resource=self.name)
 
     def header_values(self, app: Application) -> dict[str, object]:
-        """Give what both headers need."""
-        return {"mail_letters": "".join(_MAIL[when] for when in app.mail_on) or "ae"}
+        """Give what both headers need; without a word on mail there shall be none."""
+        default = "ae" if app.mail_to else "n"
+        return {"mail_letters": "".join(_MAIL[when] for when in app.mail_on) or default}
 
     def submit_words(self, app: Application) -> list[str]:
         """Call qsub; it reads the time of a begin in its own time zone."""

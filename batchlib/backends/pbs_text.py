@@ -91,7 +91,8 @@ def parse_blocks(text: str, kind: str = "Job Id") -> list[tuple[str, Attributes]
     found: list[tuple[str, Attributes]] = []
     attributes: Attributes = {}
     name = ""
-    for line in text.split("\n"):
+    # what is not UTF-8, such as in a comment, could not be stored
+    for line in text.encode("utf-8", "replace").decode("utf-8").split("\n"):
         line = line.removesuffix("\r")
         headline = _HEADLINE.fullmatch(line)
         if headline:
@@ -294,7 +295,7 @@ def requested_cores(found: Attributes) -> int | None:
 def parse_nodes(text: str) -> list[tuple[str, Attributes]]:
     """Read what ``pbsnodes -a`` prints: names of machines, and their attributes."""
     nodes: list[tuple[str, Attributes]] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         name, equals, value = line.strip().partition(" = ")
         if line[:1].strip() and not equals:
             nodes.append((line.strip(), {}))

@@ -233,6 +233,12 @@ def test_a_job_that_is_listed_twice_is_believed_nothing_of() -> None:
     assert pbs_text.job_rows(own + own, PbsBackend.reasons)["1.frontend"].state is State.RUNNING
 
 
+def test_a_comment_that_is_no_utf_8_can_be_stored() -> None:
+    answer = Completed(0, b"Job Id: 1.f\n    job_state = Q\n    comment = Not Running: caf\xe9\n", b"")
+    [row] = PbsBackend("lab").parse_queue(answer).values()
+    assert row.native_state.encode() == b"Q (Not Running: caf?)"
+
+
 names = st.sampled_from(
     ["job_state", "substate", "Exit_status", "exit_status", "comment", "Hold_Types", "depend", "ctime", "stime",
      "obittime", "run_count", "start_count", "array_index", "job_array_id", "exec_host", "exec_vnode", "Job_Name",
@@ -482,8 +488,8 @@ def test_what_is_asked_for_stands_in_the_header() -> None:
         "-q batch",
         "-A proj",
         "-p -5",
-        "-M me@example.org",
         "-m be",
+        "-M me@example.org",
         "-h",
         "-P physics",
     ]
@@ -491,6 +497,11 @@ def test_what_is_asked_for_stands_in_the_header() -> None:
 
 def test_without_wishes_nothing_is_asked_for() -> None:
     assert header()[3:] == ["-r n", "-l select=1:ncpus=1", "-q batch", "-A proj", "-m n"]
+
+
+def test_mail_goes_to_the_user_unless_said_otherwise() -> None:
+    assert "-m a" in header(mail_on=["fail"])
+    assert "-m ae" in header(mail_to="me@example.org")
 
 
 def test_several_nodes() -> None:

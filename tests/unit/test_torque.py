@@ -56,8 +56,8 @@ def test_what_is_asked_for_stands_in_the_header() -> None:
         "-W x=advres:res.1",
         "-n",
         "-p 1023",
-        "-M me@example.org",
         "-m ae",
+        "-M me@example.org",
         "-h",
         "-l qos=high",
     ]
