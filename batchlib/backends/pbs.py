@@ -15,8 +15,9 @@ from ..quantity import whole_number
 from ..run import Reason
 from ..transport.shell import Completed
 from . import pbs_text
-from .base import Machine
+from .base import Action, Answer, Machine
 from .batch import Job
+from .control import refused
 from .pbs_family import PbsFamily, listing, shape
 from .verdict import JobRow
 
@@ -151,6 +152,39 @@ class PbsBackend(PbsFamily):
         if _NO_HISTORY in parts["history"].err:
             parts = {"queue": parts["queue"]}
         return super().parse_lookup(parts)
+
+    def control_commands(self, action: Action, jobs: Sequence[Job], signal: str) -> dict[str, str]:
+        """Hold and release arrays as a whole, as PBS does; a part of one is not asked for."""
+        if action not in (Action.HOLD, Action.RELEASE):
+            return super().control_commands(action, jobs, signal)
+        elements = [job for job in jobs if self.array_jobid(job.jobid) != job.jobid]
+        targets = [job for job in jobs if job not in elements] + self._whole_arrays(elements)
+        return {target.jobid: self.control_command(action, target, signal) for target in targets}
+
+    def control_answers(
+        self, action: Action, jobs: Sequence[Job], parts: Mapping[str, Completed]
+    ) -> Mapping[str, Answer]:
+        """Read the answers; an array's is that of its elements."""
+        if action not in (Action.HOLD, Action.RELEASE):
+            return super().control_answers(action, jobs, parts)
+        answers = {}
+        for job in jobs:
+            part = parts.get(job.jobid) or parts.get(self.array_jobid(job.jobid))
+            message = f"{action.value}: PBS does it with all elements of an array that have not ended, or with none"
+            answers[job.jobid] = (
+                self.control_answer(action, job, self.check_command(part)) if part else refused(message, self)
+            )
+        return answers
+
+    def _whole_arrays(self, elements: Sequence[Job]) -> list[Job]:
+        """Give the arrays of which all elements that have not ended are among these."""
+        if not elements:
+            return []
+        rows = self.parse_queue(self.ask(self.queue_command(elements)))
+        others = {jobid for jobid, row in rows.items() if not row.state.final} - {job.jobid for job in elements}
+        torn = {self.array_jobid(jobid) for jobid in others if self.array_jobid(jobid) != jobid}
+        arrays = {self.array_jobid(job.jobid): job.token for job in elements}
+        return [Job(array, token) for array, token in arrays.items() if array not in torn]
 
     def machine(self, name: str, found: pbs_text.Attributes, available: bool) -> Machine:
         """Give the meaning of one node's attributes."""

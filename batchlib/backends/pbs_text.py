@@ -65,12 +65,17 @@ _SAID: Mapping[str, Outcome] = {
     "Unknown Job Id": Outcome.NOT_FOUND,
     "nonexistent job id": Outcome.NOT_FOUND,
     "illegally formed job identifier": Outcome.NOT_FOUND,
-    # an index that the array does not have
-    "Invalid request": Outcome.NOT_FOUND,
     "Unauthorized Request": Outcome.REFUSED,
     "illegal signal name": Outcome.REFUSED,
     "invalid for state": Outcome.REFUSED,
     "not rerunnable": Outcome.REFUSED,
+    "Invalid request": Outcome.REFUSED,
+}
+#: The same of commands that end jobs, where it differs: one that can't be ended now is about to, and what is invalid
+#: is an index that the array does not have.
+_ON_CANCELLING: Mapping[str, Outcome] = {
+    "invalid for state": Outcome.ALREADY_ENDED,
+    "Invalid request": Outcome.NOT_FOUND,
 }
 _NO_SERVER = ("cannot connect to server", "connect to cluster", "Unable to communicate with", "cannot connect to MOM")
 
@@ -327,13 +332,13 @@ def outcome(said: str, exitcode: int, *, cancelling: bool) -> Outcome | None:
     exitcode : int
         Its exit code: the low byte of an error number, of which 153 is the same everywhere.
     cancelling : bool
-        Whether it was to end the job: one that can't be ended now is about to.
+        Whether it was to end the job.
     """
     if any(sign in said for sign in _NO_SERVER):
         return None
     for sign, found in _SAID.items():
         if sign in said:
-            return Outcome.ALREADY_ENDED if cancelling and sign == "invalid for state" else found
+            return _ON_CANCELLING.get(sign, found) if cancelling else found
     return Outcome.NOT_FOUND if exitcode == 153 else None
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from batchlib import Application
 from batchlib.array import expand_array, parse_array
+from batchlib.backends.base import Outcome
 from batchlib.backends.pbs import PbsBackend
 from batchlib.run import NativeDependency, Reason, State
-from tests.fakes.pbs_life import Life, Site, ended, outcome, running, settle
+from tests.fakes.pbs_life import Life, Site, ended, outcome, outcomes, running, settle
 
 
 class TestOpenPbs(Life):
@@ -38,6 +39,22 @@ class TestOpenPbs(Life):
         assert not any("[" in str(app.execution.jobid) for app in apps)
         settle(backend, apps, ended)
         assert [app.execution.exitcode for app in apps] == [1, 3, 4]
+
+    def test_an_element_is_not_released_without_the_others(self, site: Site) -> None:
+        backend = site.backend()
+        apps = expand_array(Application(["true"], hold=True), parse_array("1-3"), "task")
+        single = Application(["true"], hold=True)
+        backend.submit_jobs([*apps, single])
+        answers = backend.release_jobs([apps[0], single])
+        assert outcomes(answers) == [Outcome.REFUSED, Outcome.DONE]
+        settle(backend, [single], ended)
+        settle(backend, apps, lambda app: app.execution.state is State.HELD)
+        # one that has ended does not matter
+        backend.cancel_jobs(apps[:1])
+        settle(backend, apps[:1], ended)
+        assert outcomes(backend.release_jobs(apps[1:])) == [Outcome.DONE] * 2
+        settle(backend, apps, ended)
+        assert [app.execution.state for app in apps] == [State.CANCELLED, State.DONE, State.DONE]
 
     def test_an_operator_puts_a_running_job_back(self, site: Site) -> None:
         backend = site.backend({"FAKE_MANAGER": "yes"})

@@ -355,8 +355,8 @@ def test_many_jobs_are_deleted_with_few_commands(commands: Path) -> None:
 @pytest.mark.parametrize(
     ("action", "call"),
     [
-        (Action.HOLD, "qhold <7[1].f>"),
-        (Action.RELEASE, "qrls <7[1].f>"),
+        (Action.HOLD, "qhold <7.f>"),
+        (Action.RELEASE, "qrls <7.f>"),
         (Action.SUSPEND, "qsig <-s> <suspend> <7[1].f>"),
         (Action.RESUME, "qsig <-s> <resume> <7[1].f>"),
         (Action.REQUEUE, "qrerun <7[1].f>"),
@@ -365,8 +365,25 @@ def test_many_jobs_are_deleted_with_few_commands(commands: Path) -> None:
 )
 def test_controls(commands: Path, action: Action, call: str) -> None:
     for kind in BACKENDS:
-        [text] = kind("lab").control_commands(action, jobs("7[1].f"), "USR1").values()
+        jobid = "7.f" if action in (Action.HOLD, Action.RELEASE) else "7[1].f"
+        [text] = kind("lab").control_commands(action, jobs(jobid), "USR1").values()
         assert run(text, commands) == [call]
+
+
+def test_arrays_are_held_as_a_whole(commands: Path) -> None:
+    listed = "".join(f"Job Id: 7[{index}].f\n    job_state = {letter}\n\n" for index, letter in enumerate("XQR", 1))
+    backend = PbsBackend("lab", transport=Replay(Completed(0, listed.encode(), b"")))
+    [text] = backend.control_commands(Action.HOLD, jobs("7[2].f", "7[3].f"), "").values()
+    assert run(text, commands) == ["qhold <7[].f>"]
+    assert backend.control_commands(Action.HOLD, jobs("7[2].f"), "") == {}
+    found = backend.control_answers(Action.HOLD, jobs("7[2].f"), {})
+    assert [answer.outcome for answer in found.values()] == [Outcome.REFUSED]
+    answer = Completed(0, b"", b"")
+    found = backend.control_answers(Action.HOLD, jobs("7[2].f", "7[3].f"), {"7[].f": answer})
+    assert [answer.outcome for answer in found.values()] == [Outcome.DONE] * 2
+    # those of Torque have holds of their own
+    [text] = TorqueBackend("lab").control_commands(Action.RELEASE, jobs("7[2].f"), "").values()
+    assert run(text, commands) == ["qrls <7[2].f>"]
 
 
 def test_commands_may_be_called_otherwise(commands: Path) -> None:
