@@ -46,10 +46,10 @@ def main(name: str, words: Sequence[str]) -> int:
     options = parse_letters(name, words, "mu", "lwaXhV")
     system = LSF()
     if name == "lsid":
-        print(f"{VERSION}\n\nMy cluster name is {CLUSTER}", flush=True)
+        print(f"{VERSION}\n", flush=True)
         if system.switch("lim-down"):
             raise Failure("ls_getclustername(): LIM is down; try later")
-        print(f"My master name is {HOST}")
+        print(f"My cluster name is {CLUSTER}\nMy master name is {HOST}")
         return 0
     connect(system)
     if name == "bparams":
@@ -82,7 +82,7 @@ def _queues(system: LSF, options: Options, tasks: Sequence[tuple[str, str]]) -> 
             raise Failure(f"{name}: No such queue")
     chosen = [name for name in _QUEUES if not options.rest or name in options.rest]
     if "l" in options:
-        print(("-" * 79 + "\n").join(_long(name, system.queues[name]) for name in chosen))
+        print(("\n" + "-" * 79 + "\n").join(_long(name, system.queues[name]) for name in chosen))
         return 0
     print(_QUEUE_HEADER)
     for name in chosen:
@@ -91,19 +91,21 @@ def _queues(system: LSF, options: Options, tasks: Sequence[tuple[str, str]]) -> 
         pending = states.count("PEND") + states.count("PSUSP")
         suspended = states.count("SSUSP") + states.count("USUSP")
         counts = "".join(f"{count:>6}" for count in (len(states), pending, states.count("RUN"), suspended))
-        condition = f"{'Open' if queue.enabled else 'Closed':>6}:{'Active' if queue.started else 'Inact'}"
-        print(f"{name:<15} {_QUEUES[name][0]:>3} {condition:<18} -    -    -    -{counts}")
+        print(f"{name:<15} {_QUEUES[name][0]:>3}{_condition(queue):^18}  -    -    -    -{counts}")
     return 0
+
+
+def _condition(queue: Queue) -> str:
+    return f"{'Open' if queue.enabled else 'Closed'}:{'Active' if queue.started else 'Inact'}"
 
 
 def _long(name: str, queue: Queue) -> str:
     priority, text = _QUEUES[name]
-    condition = f"{'Open' if queue.enabled else 'Closed'}:{'Active' if queue.started else 'Inact'}"
     limit = f"\n RUNLIMIT                \n {queue.max_walltime / 60:.1f} min                \n"
     return (
         f"\nQUEUE: {name}\n  -- {text}\n\nPARAMETERS/STATISTICS\n"
         "PRIO NICE STATUS          MAX JL/U JL/P JL/H NJOBS  PEND   RUN SSUSP USUSP  RSV \n"
-        f" {priority}    0  {condition:<17} -    -    -    -     0     0     0     0     0    0\n"
+        f" {priority}    0  {_condition(queue):<17} -    -    -    -     0     0     0     0     0    0\n"
         "Schedule delay for a new job is 0 seconds\nInterval for a host to accept two jobs is 0 seconds\n"
         f"{limit if queue.max_walltime else ''}{LOAD.replace(' SCHEDULING PARAMETERS:', 'SCHEDULING PARAMETERS')}"
         "\nUSERS:  all\nHOSTS:  all\n"

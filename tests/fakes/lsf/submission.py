@@ -241,6 +241,7 @@ def _enter(system: LSF, job: Job, options: Options) -> None:
             if refused.why != "full":
                 raise Failure(_REFUSED[refused.why].format(queue=job.queue)) from None
             tries += 1
+            # as seen in logs of users; how it gives up in the end is not known
             what = f"User <{system.user}>: Pending job threshold reached."
             if not tries_left(tries):
                 raise Failure(what[:-1]) from None

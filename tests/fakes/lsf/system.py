@@ -134,6 +134,7 @@ class LSF(Engine):
                 task.started, task.session = 0.0, 0
             self.save(task)
         face = job.face
+        os.umask(face["umask"])
         base = launch.argv[3]
         out = _read(launch.stdout)
         if face["err"]:
