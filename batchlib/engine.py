@@ -88,6 +88,7 @@ class Engine:
         max_in_flight: int | None = None,
         fetch: bool = False,
         submit: bool = True,
+        backends: Mapping[str, Backend] | None = None,
     ) -> None:
         self.session = session
         self.configuration = configuration if configuration is not None else load()
@@ -96,6 +97,7 @@ class Engine:
         self.fetch = fetch
         self.submit = submit
         self.unfetched: dict[str, str] = {}
+        self._backends = backends or {}
         self._sites: dict[str, _Site] = {}
         self._unknown: dict[str, BatchlibError] = {}
 
@@ -322,7 +324,7 @@ class Engine:
 
     def _site(self, name: str) -> _Site:
         if name not in self._sites:
-            self._sites[name] = _Site(self.configuration.resource(name))
+            self._sites[name] = _Site(self._backends.get(name) or self.configuration.resource(name))
         return self._sites[name]
 
     def resource_of(self, app: Application) -> str:

@@ -240,7 +240,8 @@ def test_array_element_can_be_cancelled(site: Site) -> None:
 
 def test_dependencies(site: Site, tmp_path: Path) -> None:
     configuration = Configuration({site.backend.name: site.backend.settings})
-    with Session(tmp_path / "session") as session, Engine(session, configuration) as engine:
+    backends = {site.backend.name: site.backend}
+    with Session(tmp_path / "session") as session, Engine(session, configuration, backends=backends) as engine:
         good, bad = session.add(Application(["sleep", "1"]), Application(["sh", "-c", "sleep 1; exit 1"]))
         children = {
             (good, "ok"): State.DONE,

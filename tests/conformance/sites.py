@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -15,6 +16,9 @@ import pytest
 from batchlib.backends.batch import BatchSystem
 from batchlib.config import backend_class
 from batchlib.conformance.site import Site
+from batchlib.transport.base import Pipe
+from batchlib.transport.local import LocalCarrier
+from batchlib.transport.transport import Transport
 from tests.fakes.frontend import Frontend
 from tests.live.conftest import over_ssh
 from tests.servers.cluster import Cluster
@@ -86,11 +90,24 @@ def open_site(request: pytest.FixtureRequest, name: str) -> Iterator[Site]:
         if place.fake:
             backend, down = _fake(request, stack, place, where)
         else:
-            backend, down = _real(request, place, where)
+            backend, down = _real(request, stack, place, where)
         yield stack.enter_context(Site(backend, down))
 
 
-def _real(request: pytest.FixtureRequest, place: Place, where: str) -> tuple[BatchSystem, Down | None]:
+class OrdinaryUser(LocalCarrier):
+    """Start programs on this machine as somebody else: Grid Engine takes no jobs from root."""
+
+    def __init__(self, name: str) -> None:
+        self.user = name
+
+    def open(self, command: str) -> Pipe:
+        """Start `command` as that user."""
+        return super().open(f"exec runuser -u {self.user} -- /bin/sh -c {shlex.quote(command)}")
+
+
+def _real(
+    request: pytest.FixtureRequest, stack: contextlib.ExitStack, place: Place, where: str
+) -> tuple[BatchSystem, Down | None]:
     """Use plain processes or a real batch system, over a real SSH server."""
     kind = backend_class(place.kind)
     directory: Path = request.getfixturevalue("tmp_path_factory").mktemp(place.kind)
@@ -101,11 +118,16 @@ def _real(request: pytest.FixtureRequest, place: Place, where: str) -> tuple[Bat
         return kind(place.kind, **over_ssh(sshd, spooldir="$HOME/conformance-shell", **place.keys)), None
     cluster: Cluster = request.getfixturevalue(place.fixture)
     down = cluster.daemon(place.daemon).stopped
+    user = cluster.account
     if where == "ssh":
-        server: Sshd = request.getfixturevalue("make_sshd")(user=cluster.account.pw_name, set_env=cluster.env)
+        state: Path = request.getfixturevalue("server_directory")
+        server = Sshd(state / f"{place.kind}-frontend", user=user.pw_name, set_env=cluster.env)
+        stack.enter_context(server)
         return kind(place.kind, **over_ssh(server, spooldir=f"$HOME/conformance-{place.kind}", **place.keys)), down
-    spool = str(cluster.directory / "conformance-spool")
-    return kind(place.kind, setup=exports(cluster.env), spooldir=spool, **place.keys), down
+    setup = exports({**cluster.env, "HOME": user.pw_dir})
+    local = Transport(OrdinaryUser(user.pw_name), setup=setup)
+    spool = f"$HOME/conformance-local-{place.kind}"
+    return kind(place.kind, transport=local, spooldir=spool, **place.keys), down
 
 
 def _fake(
