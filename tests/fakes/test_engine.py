@@ -125,7 +125,9 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    # jobs leave their output where their submitter stands
+    monkeypatch.chdir(tmp_path)
     made = World(tmp_path)
     yield made
     stop_everything(str(made.spool))
