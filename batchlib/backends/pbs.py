@@ -56,7 +56,8 @@ class PbsBackend(PbsFamily):
         "qos": "PBS has none; name a queue that has what you want",
         "deadline": "PBS can't be told when a job has to be ended; ask for a walltime",
     }
-    capabilities = frozenset({"accounting", "array", "dependency", "hold", "monitoring", "signal"})
+    # not "signal": qsig reaches the login shell that PBS runs the script with, too; that dies, and the job with it
+    capabilities = frozenset({"accounting", "array", "dependency", "hold", "monitoring"})
     # -1 to -7, -10, -13, -21 to -23 and -30 are troubles at the start of a job
     reasons: ClassVar[Mapping[int, Reason]] = {
         -4: Reason.NODE_FAILURE,

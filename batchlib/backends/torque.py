@@ -59,7 +59,8 @@ class TorqueBackend(PbsFamily):
         "qos": "Torque has none; where its scheduler does, say it as a native option, such as '-l qos=NAME'",
         "deadline": "Torque can't be told when a job has to be ended; ask for a walltime",
     }
-    capabilities = frozenset({"accounting", "array", "dependency", "hold", "monitoring", "signal"})
+    # not "signal": qsig reaches the login shell that PBS runs the script with, too; that dies, and the job with it
+    capabilities = frozenset({"accounting", "array", "dependency", "hold", "monitoring"})
     # -1 to -3, -7 to -9, -13 and -14 are troubles at the start of a job
     reasons: ClassVar[Mapping[int, Reason]] = {
         -4: Reason.NODE_FAILURE,
