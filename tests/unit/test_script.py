@@ -17,7 +17,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchlib import sandbox
-from batchlib.application import Application
+from batchlib.application import Application, ArrayElement
+from batchlib.array import ArraySpec
+from batchlib.backends.script import render_command
 from batchlib.backends.slurm import SlurmBackend
 from batchlib.transport.archive import pack, unpack
 
@@ -477,3 +479,45 @@ def test_without_its_sandbox_a_job_does_nothing(tmp_path: Path, shell: str) -> N
         == 125
     )
     assert not (moved / "ran").exists()
+
+
+# --- arrays -------------------------------------------------------------------------------------------------------
+
+
+def test_each_element_of_an_array_runs_its_own_command(tmp_path: Path, shell: str) -> None:
+    command = Application(ARGUMENTS).arguments
+    apps = [
+        Application(
+            [*command, f"element {index}", *ODD[:-1]],
+            environment={"UID": "5", "ODD": "\n'$x"},
+            array=ArrayElement("a", index),
+            stdout=f"logs/{index}",
+        )
+        for index in (0, 7)
+    ]
+    root = sandbox.new_token()
+    backend = SlurmBackend("lab", shell=shell, prologue_content="cd /; export SET=1")
+    script = backend.script(apps[0], root, str(tmp_path), ArraySpec((0, 7)))
+    entries = list(sandbox.root_entries(root, script))
+    for app, index in zip(apps, (0, 7), strict=True):
+        entries += sandbox.element_entries(f"{root}/{index}", render_command(app))
+        entries += sandbox.input_entries(app, f"{root}/{index}")
+    unpack(pack(entries), lambda name: tmp_path / name)
+    for app, index in zip(apps, (0, 7), strict=True):
+        variables = {"SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": str(index), "PATH": os.environ["PATH"]}
+        done = subprocess.run(
+            [shell, tmp_path / root / ".batchlib/script"], env=variables, check=False, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr
+        box = tmp_path / root / str(index)
+        expected = b"".join(os.fsencode(word) + b"\0" for word in app.arguments[len(command) :])
+        assert (box / f"logs/{index}").read_bytes() == expected
+        assert (box / ".batchlib/owner").read_text() == f"40_{index}\n"
+        status = sandbox.parse_status((box / ".batchlib/status").read_text())
+        assert status is not None
+        assert status.exitcode == 0
+
+
+def test_an_element_knows_its_index(tmp_path: Path, shell: str) -> None:
+    job = prepare(tmp_path, shell, Application(["sh", "-c", "echo $TASK_ID"], array=ArrayElement("a", 12))).run()
+    assert job.read("stdout.txt") == "12\n"

@@ -84,6 +84,16 @@ def test_cut_and_unknown_states(text: str, state: State) -> None:
     assert native_state(text)[0] is state
 
 
+@given(
+    st.text()
+    | st.sampled_from([name for name, _, _, _ in STATES]).flatmap(lambda name: st.text(max_size=3).map(name.__add__))
+)
+def test_no_text_breaks_the_meaning_of_states(text: str) -> None:
+    state, reason = native_state(text)
+    assert state.final is (reason is not None)
+    assert isinstance(pending_state(text), State)
+
+
 @pytest.mark.parametrize(
     ("reason", "state"),
     [
