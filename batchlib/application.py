@@ -288,7 +288,7 @@ class Application:
         self._check_numbers()
         for key in ("queue", "account", "qos", "reservation", "constraint", "mail_to"):
             value = getattr(self, key)
-            if value is not None and not _WORD.fullmatch(value):
+            if value is not None and not is_native_name(value):
                 raise InvalidValue(f"{key} {value!r} holds characters that no batch system takes")
         for word in self.mail_on:
             if word not in _MAIL_ON:
@@ -378,6 +378,11 @@ def _check_relative(name: str, where: str = "sandbox") -> None:
         raise InvalidValue(f"{name!r} leads out of the {where}: only relative names below it can be used")
     if path.parts[:1] == (RESERVED,):
         raise InvalidValue(f"{name!r} is reserved for batchlib itself")
+
+
+def is_native_name(text: str) -> bool:
+    """Tell whether a native name, such as a queue's, is taken for nothing but a name in a job script."""
+    return _WORD.fullmatch(text) is not None
 
 
 def check_inputs(applications: Sequence[Application]) -> dict[Application, str]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
+from .application import is_native_name
 from .errors import ConfigurationError, InvalidValue, UnknownResource
 from .quantity import Duration, Memory, whole_number
 from .transport.ssh import SshSettings
@@ -73,6 +74,12 @@ def _seconds(value: str | float) -> float:
     if not math.isfinite(seconds) or seconds < 0:
         raise InvalidValue(f"{value!r} is no number of seconds")
     return seconds
+
+
+def _native_name(value: str | None) -> str | None:
+    if value and not is_native_name(value):
+        raise InvalidValue(f"{value!r} holds characters that no batch system takes")
+    return value
 
 
 def _memory(value: str | Memory | None) -> Memory | None:
@@ -176,9 +183,9 @@ class ResourceSettings:
     spooldir: str = "$HOME/.batchlib"
     accounting_delay: float = attrs.field(default=15.0, converter=_seconds)
     timeout: float = attrs.field(default=120.0, converter=_seconds)
-    queue: str | None = None
-    account: str | None = None
-    qos: str | None = None
+    queue: str | None = attrs.field(default=None, converter=_native_name)
+    account: str | None = attrs.field(default=None, converter=_native_name)
+    qos: str | None = attrs.field(default=None, converter=_native_name)
     parallel_environment: str | None = None
     memory_resources: tuple[str, ...] = attrs.field(default=("h_vmem", "mem_free"), converter=_list)
     gpu_resource: str = "gpu"

@@ -63,7 +63,7 @@ transport = ssh                # local | ssh
 auth = ssh
 frontend = login.example.org
 queue = batch                  # native defaults
-account = a#b
+account = proj
 max_cores = 4096
 max_cores_per_job = 128
 max_memory_per_core = 4 GB
@@ -88,7 +88,7 @@ def test_an_example_with_everything(tmp_path: Path) -> None:
     assert found.files == (tmp_path / "batchlib.conf",)
     cluster = found.settings("cluster")
     assert (cluster.name, cluster.type, cluster.transport, cluster.enabled) == ("cluster", "slurm", "ssh", True)
-    assert (cluster.queue, cluster.account) == ("batch", "a#b")
+    assert (cluster.queue, cluster.account) == ("batch", "proj")
     assert (cluster.max_cores, cluster.max_cores_per_job) == (4096, 128)
     assert cluster.max_memory_per_core == Memory("4 GB")
     assert cluster.max_walltime == Duration("72 h")
@@ -241,6 +241,9 @@ def test_somebody_elses_file_is_refused(tmp_path: Path) -> None:
         ("transport = carrier", "'carrier' is no transport"),
         ("transport = ssh", "transport = ssh needs a frontend: say 'frontend = HOST'"),
         ("frontend = login", "frontend: login is not this machine: say 'transport = ssh'"),
+        ("queue = a b", "queue: 'a b' holds characters that no batch system takes"),
+        ("account = a\n  b", "account: "),
+        ("qos = $(x)", "qos: "),
         ("auth = mine", "auth: there is no section [auth/mine]"),
         ("extra_args = --comment='a b", "extra_args: "),
         ("prologue = missing.sh", "prologue: there is no file"),
@@ -351,12 +354,12 @@ def test_unknown_resources(tmp_path: Path) -> None:
 def test_comments_behind_values(tmp_path: Path) -> None:
     found = read(
         tmp_path,
-        "[resource/x]\ntype = slurm ; kind\nqueue = a#b;c # comment ; more\naccount = #only a comment\n"
-        "spooldir = $HOME/#x\n; whole line\nprologue_content = echo a # b\n  echo c ; echo d\n"
+        "[resource/x]\ntype = slurm ; kind\nqueue = a # comment ; more\naccount = #only a comment\n"
+        "spooldir = $HOME/#x;y\n; whole line\nprologue_content = echo a # b\n  echo c ; echo d\n"
         "setup = . /etc/profile # y\n",
     )
     x = found.settings("x")
-    assert (x.queue, x.account, x.spooldir) == ("a#b;c", "", "$HOME/#x")
+    assert (x.queue, x.account, x.spooldir) == ("a", "", "$HOME/#x;y")
     assert x.script_parts("prologue", "") == "echo a # b\necho c ; echo d"
     assert x.setup == ". /etc/profile # y"
 
