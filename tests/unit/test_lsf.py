@@ -313,8 +313,10 @@ def test_only_the_last_run_counts() -> None:
     assert (str(row.accounting.wall_time), str(row.accounting.cpu_time)) == ("30 s", "0.1 s")
 
 
-@pytest.mark.parametrize(("limit", "reason"), [("0.9", Reason.WALLTIME), ("1.0", Reason.SIGNALLED)])
-def test_sigusr2_is_the_run_limit_when_it_was_reached(limit: str, reason: Reason) -> None:
+@pytest.mark.parametrize(
+    ("limit", "reason"), [("0.9", Reason.WALLTIME), ("1.0", Reason.SIGNALLED), ("", Reason.WALLTIME)]
+)
+def test_sigusr2_is_the_run_limit_when_it_was_reached_or_is_the_queues(limit: str, reason: Reason) -> None:
     text = ACCOUNTING.replace("Completed <exit>; TERM_OWNER: job killed by owner.", "Exited by signal 12. The CPU")
     text = text.replace(
         "Fri Oct  5 17:50:35", f"\n RUNLIMIT                \n {limit} min of a3191\nFri Oct  5 17:50:35"
