@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from ..application import RESERVED, Application
 from ..array import ArraySpec, format_indices
-from ..errors import BatchlibError, InvalidValue, UnsupportedOperation
+from ..errors import BatchlibError, InvalidValue, SystemUnavailable, UnsupportedOperation
 from ..quantity import Memory
 from ..run import NativeDependency
 from ..transport.shell import Completed
@@ -237,21 +237,25 @@ sed -n 's/^ *LSF_UNIT_FOR_LIMITS *= *"*\\([A-Za-z]*\\).*/unit=\\1/p' "${{LSF_ENV
 
     def header_values(self, app: Application) -> dict[str, object]:
         """Give what is written otherwise in LSF: all resources in one option, memory in the site's unit."""
-        limit, reserved = self._memory(app)
+        hosts, slots = _shape(app)
+        limit, reserved = self._memory(app, hosts, slots)
         parts = [f"select[{app.constraint}]"] if app.constraint else []
         if reserved is not None:
             parts.append(f"rusage[mem={reserved}]")
-        if app.requested_nodes is not None or app.tasks_per_node is not None:
-            parts.append(f"span[ptile={(app.tasks_per_node or 1) * (app.cores_per_task or 1)}]")
-        elif app.total_cores > 1:
+        if hosts is not None:
+            parts.append(f"span[ptile={slots}]")
+        elif slots > 1:
             parts.append("span[hosts=1]")
-        return {"resources": " ".join(parts), "memory_limit": limit}
+        return {"slots": (hosts or 1) * slots, "resources": " ".join(parts), "memory_limit": limit}
 
-    def _memory(self, app: Application) -> tuple[int | None, int | None]:
+    def _memory(self, app: Application, hosts: int | None, slots: int) -> tuple[int | None, int | None]:
         """Give the limit and the reservation of memory, on each host, in their units."""
-        if app.total_memory is None:
+        if app.requested_memory_per_core is not None:
+            each = app.requested_memory_per_core * slots
+        elif app.requested_memory is not None:
+            each = app.requested_memory * (1 / (hosts or 1))
+        else:
             return None, None
-        each = app.total_memory * (1 / (app.requested_nodes or 1))
         site = self._site or lsf_text.Site()
         unit = self.settings.memory_unit or site.unit
         if not unit and self._site is None:
@@ -315,8 +319,15 @@ set -f
         used = {row.jobid: row for row in rows if row.state.final and row.accounting.ended is not None}
         found = used | lsf_history.parse_history(answer.out, used)
         if answer.exitcode and not found and not lsf_text.is_nothing(answer.out + answer.err):
-            raise self.unavailable("bhist", answer)
+            raise self._no_history(answer)
         return found
+
+    def _no_history(self, answer: Completed) -> SystemUnavailable:
+        error = self.unavailable("bhist", answer)
+        if "lsf.conf" in answer.err:
+            # of all commands only this one needs the variables of LSF's profile
+            error.message += "; say 'setup = . /PATH/TO/profile.lsf' in the configuration"
+        return error
 
     def lookup_commands(self, names: Sequence[str]) -> dict[str, str]:
         """Look for jobs by name in bjobs, which knows them at once, and in bhist, which knows them for long."""
@@ -331,7 +342,7 @@ exit $code"""
         """Read the answers: both must have given one, unless there is no bhist."""
         history = parts["history"]
         if history.exitcode not in (0, 126, 127) and not lsf_text.is_nothing(history.out + history.err):
-            raise self.unavailable("bhist", history)
+            raise self._no_history(history)
         found = lsf_history.parse_names(history.out)
         return found | {lsf_text.name_of(row): row["jobid"] for row in self._rows(parts["queue"])}
 
@@ -400,6 +411,13 @@ done"""
         if self.check_command(answer).exitcode != 0:
             raise self.unavailable("bhosts", answer)
         return lsf_text.parse_machines(answer.out)
+
+
+def _shape(app: Application) -> tuple[int | None, int]:
+    """Give the number of hosts, None for one that is not asked for, and the slots on each."""
+    if app.requested_nodes is None and app.tasks_per_node is None:
+        return None, app.total_cores
+    return app.requested_nodes or 1, (app.tasks_per_node or 1) * (app.cores_per_task or app.requested_cores)
 
 
 def _amount(memory: Memory, unit: str) -> int:

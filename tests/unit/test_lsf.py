@@ -717,6 +717,9 @@ def test_several_nodes() -> None:
     assert "-n 60" in found
     assert '-R "rusage[mem=600] span[ptile=6]"' in found
     assert "-M 600" in found
+    found = header(requested_nodes=2, requested_cores=4, requested_memory="1 GiB")
+    assert "-n 8" in found
+    assert '-R "rusage[mem=512] span[ptile=4]"' in found
 
 
 @pytest.mark.parametrize(
