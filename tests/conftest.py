@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from batchlib.conformance.table import Table
 from tests.servers import prerequisites
 from tests.servers.sge import GridEngine
 from tests.servers.slurm import SlurmCluster
@@ -18,12 +19,26 @@ from tests.servers.state import make_state_directory, remove_state_directory, sw
 CLUSTERS = {"slurm", "slurm_without_accounting", "grid_engine"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as ``live`` what lies in tests/live and what uses a cluster."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Print the table of the conformance suite at the end."""
+    config.pluginmanager.register(Table(), "batchlib-conformance-table")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark as ``live`` what lies in tests/live and what uses a cluster; keep together what shares servers."""
     live = Path(__file__).parent / "live"
     for item in items:
+        if config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
         if live in item.path.parents or CLUSTERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.live)
+
+
+def _group(item: pytest.Item) -> str:
+    """Name the tests that run one after the other in one process: those of a file, or of a site."""
+    callspec = getattr(item, "callspec", None)
+    site = callspec.params.get("site") if callspec is not None else None
+    return f"site-{site}" if site is not None else item.path.stem
 
 
 def require(packages: Mapping[str, str], *, root: bool = False) -> None:

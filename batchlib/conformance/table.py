@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_NAME = re.compile(r".*test_scenarios\.py::test_(?P<scenario>[^\[]+)\[(?P<site>.+)\]")
+_NAME = re.compile(r".*test_scenarios\.py::test_(?P<scenario>[^\[]+)\[(?P<site>[^\]]+)\](?:@.*)?")
 _SIGNS = {"passed": "ok", "failed": "FAILED", "error": "ERROR", "skipped": "-"}
 
 

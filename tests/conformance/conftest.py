@@ -7,15 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from batchlib.conformance.site import Site
-from batchlib.conformance.table import Table
 from tests.conformance.sites import PLACES, open_site
 
 pytest.register_assert_rewrite("batchlib.conformance.scenarios")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Print a table at the end."""
-    config.pluginmanager.register(Table(), "batchlib-conformance-table")
 
 
 @pytest.fixture(scope="session", params=[f"{place}-{where}" for place in PLACES for where in ("local", "ssh")])

@@ -36,10 +36,11 @@ def test_arguments_environment_and_inputs_arrive_byte_for_byte(cluster: SlurmBac
     data = bytes(range(256)) * 10
     (tmp_path / "in put.bin").write_bytes(data)
     program = tmp_path / "show"
+    names = " ".join(f"ODD{number}" for number in range(len(ODD)))
     program.write_text(
         "#!/bin/sh\nfor word; do printf '%s\\0' \"$word\"; done > arguments.bin\n"
-        'for name in ODD0 ODD1 ODD2 ODD3 ODD4 ODD5 ODD6 ODD7 ODD8 ODD9 ODD10; do eval "printf \'%s\\\\0\' \\"\\$$name\\""; done'
-        ' > values.bin\ncat "sub dir/$1.bin" > copy.bin\ncat > stdin.bin\n'
+        f'for name in {names}; do eval "printf \'%s\\\\0\' \\"\\$$name\\""; done > values.bin\n'
+        'cat "sub dir/$1.bin" > copy.bin\ncat > stdin.bin\n'
     )
     (tmp_path / "text").write_bytes(b"given\0to stdin\n")
     app = Application(
@@ -131,7 +132,9 @@ def _exports(slurm: SlurmCluster) -> str:
 def test_hundred_jobs_cost_no_more_round_trips_than_one(cluster: SlurmBackend, tmp_path: Path) -> None:
     trips = {}
     for count in (1, 100):
-        apps = [Application(["sh", "-c", "echo $0; cat in.txt", str(n)], inputs=[_file(tmp_path)]) for n in range(count)]
+        apps = [
+            Application(["sh", "-c", "echo $0; cat in.txt", str(n)], inputs=[_file(tmp_path)]) for n in range(count)
+        ]
         for app in apps:
             app.hold = False
         before = cluster.transport.round_trips
@@ -335,9 +338,7 @@ def full_disk(tmp_path_factory: pytest.TempPathFactory, slurm: SlurmCluster) -> 
 
 
 class TestFaults:
-    def test_controller_that_hangs_is_unclear_and_found_again(
-        self, cluster: SlurmBackend, slurm: SlurmCluster
-    ) -> None:
+    def test_controller_that_hangs_is_unclear_and_found_again(self, cluster: SlurmBackend, slurm: SlurmCluster) -> None:
         app = Application(["true"])
         cluster.spool  # noqa: B018 - connect before the clock runs
         with slurm.daemon("slurmctld").paused():
