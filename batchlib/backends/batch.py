@@ -527,8 +527,6 @@ class BatchSystem(Backend):
             patience=self.settings.accounting_delay,
             walltime=app.requested_walltime,
         )
-        if verdict is None:
-            return
         run.native_state = verdict.native_state
         run.accounting = gather(record, row, status, run.accounting)
         if verdict.state.final:

@@ -124,6 +124,7 @@ def submit(
     outer: str,
     kept: str,
     give_up: Sequence[str],
+    unclear: Sequence[str] = (),
     prelude: str = "",
     limit: str = "limit=",
 ) -> Sections:
@@ -139,6 +140,8 @@ def submit(
         Shell patterns: variables of an outer job to unset, and exceptions.
     give_up : sequence of str
         What the submit command says when asking on would be of no use now.
+    unclear : sequence of str
+        What it says when the job may have been accepted all the same: its sandbox has to stay.
     prelude : str
         Shell text to run before the first submission.
     limit : str
@@ -146,7 +149,6 @@ def submit(
     """
     sections = Sections()
     listed = "".join(f"{lines([token]).strip()} {command}\n" for token, command in jobs)
-    signs = "|".join(f"*{quote(sign)}*" for sign in give_up) or "''"
     sections.text = f"""cd {quote(spool)} || exit {NO_SPOOL}
 tar -xpf - || exit {UNPACKING_FAILED}
 {_scrub(outer, kept)}
@@ -166,13 +168,20 @@ while IFS=' ' read -r token command; do
   {sections.end('"$token"', '"$code"')}
   case $code in 0) continue ;; {"|".join(map(str, KILLED))}) stop=yes; continue ;; esac
   case $answer$(cat "$own/submit.err") in
-    {signs}) stop=yes ;;
-    *) [ -n "$answer" ] || rm -rf "./$token" ;; # what told an id may have been accepted all the same
+    {_any_of(unclear)}) stop=yes; continue ;;
+    {_any_of(give_up)}) stop=yes ;;
   esac
+  # what told an id may have been accepted all the same
+  [ -n "$answer" ] || rm -rf "./$token"
 done <<'.'
 {listed}.
 """
     return sections
+
+
+def _any_of(signs: Sequence[str]) -> str:
+    """Make a shell pattern for texts that hold one of these."""
+    return "|".join(f"*{quote(sign)}*" for sign in signs) or "''"
 
 
 def _scrub(outer: str, kept: str) -> str:

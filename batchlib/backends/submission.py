@@ -154,7 +154,8 @@ def _send(system: BatchSystem, units: Sequence[Unit], spool: str) -> Answers:
         [(unit.token, " ".join(system.submit_words(unit.apps[0]))) for unit in units],
         outer=system.outer_variables,
         kept=system.kept_variables,
-        give_up=(*system.capacity_submit, *system.transient_submit, *system.unclear_submit),
+        give_up=(*system.capacity_submit, *system.transient_submit),
+        unclear=system.unclear_submit,
         prelude=system.submit_prelude(),
         limit=system.limit if system.clients_hang else "limit=",
     )
@@ -225,7 +226,8 @@ def _answers(system: BatchSystem, units: Sequence[Unit], parts: dict[str, Comple
 
 def _submitted(system: BatchSystem, unit: Unit, answer: Completed) -> Answers:
     """Take in the answer of the submit command."""
-    jobid = system.jobid_in(answer.out) if answer.exitcode == 0 else None
+    # an id is an id, whatever the exit code: some commands end with the job's own, or fail after they submitted
+    jobid = system.jobid_in(answer.out)
     if jobid is not None:
         return _adopt(system, unit, jobid)
     error = system.submit_error(answer)
@@ -269,7 +271,7 @@ def recover(system: BatchSystem, apps: Sequence[Application]) -> Answers:
         unsettled: dict[str, Unit] = {}
         for unit in units:
             trace = traces.get(unit.token, programs.Trace())
-            jobid = trace.owner or (system.jobid_in(trace.answer) if trace.exitcode == 0 else None)
+            jobid = trace.owner or system.jobid_in(trace.answer)
             if jobid:
                 answers |= _adopt(system, unit, system.array_jobid(jobid) if unit.array else jobid)
             elif not trace.asked:
