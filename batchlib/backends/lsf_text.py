@@ -189,23 +189,22 @@ def job_row(found: Fields, now: float | None = None) -> JobRow | None:
     if state is State.FAILED:
         state, reason, exitcode, signal = judge_end(why, whole_number(found.get("exit_code")), None)
     hosts, slots = parse_hosts(found.get("exec_host", ""))
-    started, ended = (parse_time(found.get(name, ""), now) if "mem" in found else None for name in _EXACT)
+    # the other forms have minutes only: the job's own status knows better
+    exact = ("submit_time", "start_time", "finish_time") if "mem" in found else ("", "", "")
+    submitted, started, ended = (parse_time(found.get(name, ""), now) for name in exact)
     accounting = Accounting(
         cpu_time=parse_duration(found.get("cpu_used", "")),
         wall_time=parse_duration(found["run_time"]) if "run_time" in found else between(started, ended),
         max_memory=parse_memory(found.get("max_mem", "")) or _kilobytes(found.get("mem")),
         cores=whole_number(found.get("slots")) or slots or None,
         hosts=hosts,
+        submitted=submitted,
         started=started,
         ended=ended,
         native={name.upper(): found[name] for name in ("stat", "exit_code", "exit_reason") if name in found},
     )
     shown = native if why in ("-", "") else f"{native} ({why})"
     return JobRow(key_of(found), state, shown, reason, exitcode, signal, name=name_of(found), accounting=accounting)
-
-
-#: Columns that ``bjobs -W`` prints to the second; the free form has minutes only.
-_EXACT = ("start_time", "finish_time")
 
 
 def job_info(found: Fields, now: float | None = None) -> JobInfo:

@@ -298,10 +298,13 @@ def test_what_a_job_used() -> None:
     [row] = rows_in(records("bjobs -W 1595")[0])
     used = row.accounting
     assert (str(used.cpu_time), used.max_memory, str(used.wall_time)) == ("0.01 s", None, "0 s")
-    assert used.started == used.ended == 1795177234.0
+    assert used.submitted == used.started == used.ended == 1795177234.0
     [running] = rows_in(records("bjobs -W 95")[0])
     assert running.accounting.cpu_time is None
     assert running.accounting.ended is None
+    never = {row.jobid: row.accounting for row in rows_in(records("bjobs -W -a .*")[0])}["117"]
+    assert (never.started, never.wall_time, never.hosts) == (None, None, ())
+    assert never.ended == 1795175997.0
 
 
 # --- ends ---------------------------------------------------------------------------------------------------------
