@@ -17,7 +17,8 @@ import attrs
 import pytest
 
 from batchlib.backends.base import Action, Outcome
-from batchlib.backends.slurm import SlurmBackend, parse_accounting, parse_queue_line
+from batchlib.backends.slurm import SlurmBackend
+from batchlib.backends.slurm_text import parse_accounting, parse_queue_line
 from batchlib.backends.verdict import JobRow, Verdict, judge
 from batchlib.errors import (
     BackendError,
