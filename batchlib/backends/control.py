@@ -20,7 +20,8 @@ from ..run import Reason, State
 from .base import Action, Answer, Outcome
 
 if TYPE_CHECKING:
-    from .batch import BatchSystem, Job
+    from .batch import BatchSystem
+    from .native import Job, NativeSystem
 
 _SIGNAL = re.compile(r"[A-Z][A-Z0-9+-]{1,15}")
 
@@ -102,16 +103,16 @@ def _record(app: Application, action: Action, answer: Answer) -> None:
     app.execution.note(f"{action.value}: {answer.error or answer.outcome.value}")
 
 
-def refused(message: str, system: BatchSystem) -> Answer:
+def refused(message: str, system: NativeSystem) -> Answer:
     """Make the answer of a batch system that does not permit something."""
     return Answer(Outcome.REFUSED, OperationRefused(message, resource=system.name))
 
 
-def not_found(message: str, system: BatchSystem) -> Answer:
+def not_found(message: str, system: NativeSystem) -> Answer:
     """Make the answer of a batch system that does not know a job."""
     return Answer(Outcome.NOT_FOUND, JobNotFound(message, resource=system.name))
 
 
-def unknown(message: str, system: BatchSystem) -> Answer:
+def unknown(message: str, system: NativeSystem) -> Answer:
     """Make the answer when nobody can say what became of the request."""
     return Answer(Outcome.UNKNOWN, SystemUnavailable(message, resource=system.name))

@@ -19,7 +19,8 @@ from ..run import NativeDependency
 from ..transport.shell import Completed
 from . import control, lsf_history, lsf_text, programs
 from .base import Action, Answer, JobInfo, Journal, Machine, Outcome, Queue
-from .batch import BatchSystem, Job
+from .batch import BatchSystem
+from .native import Job
 from .programs import quote
 from .verdict import JobRow
 

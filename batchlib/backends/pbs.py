@@ -16,8 +16,8 @@ from ..run import Reason
 from ..transport.shell import Completed
 from . import pbs_text
 from .base import Action, Answer, Machine
-from .batch import Job
 from .control import refused
+from .native import Job
 from .pbs_family import PbsFamily, listing, shape
 from .verdict import JobRow
 

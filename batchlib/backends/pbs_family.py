@@ -18,7 +18,8 @@ from ..run import NativeDependency, Reason
 from ..transport.shell import Completed
 from . import control, pbs_text
 from .base import Action, Answer, JobInfo, Machine, Outcome, Queue
-from .batch import BatchSystem, Job
+from .batch import BatchSystem
+from .native import Job
 from .programs import quote
 from .verdict import JobRow
 

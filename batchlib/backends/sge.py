@@ -21,7 +21,8 @@ from ..sandbox import lines, token_in
 from ..transport.shell import Completed
 from . import control, programs, sge_text
 from .base import Action, Answer, JobInfo, Machine, Outcome, Queue
-from .batch import BatchSystem, Job
+from .batch import BatchSystem
+from .native import Job
 from .programs import quote
 from .verdict import JobRow
 

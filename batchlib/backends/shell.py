@@ -16,7 +16,8 @@ from ..quantity import Duration, Memory, whole_number
 from ..run import Accounting, Reason, State
 from ..transport.shell import Completed
 from .base import Action, Answer, JobFilter, JobInfo, Outcome, ResourceStatus
-from .batch import BatchSystem, Job
+from .batch import BatchSystem
+from .native import Job
 from .programs import quote
 from .verdict import JobRow
 

@@ -14,7 +14,8 @@ from ..run import NativeDependency
 from ..transport.shell import Completed
 from . import control
 from .base import Action, Answer, JobInfo, Machine, Outcome, Queue
-from .batch import BatchSystem, Job
+from .batch import BatchSystem
+from .native import Job
 from .programs import quote
 from .slurm_text import (
     ACCOUNTING_FIELDS,

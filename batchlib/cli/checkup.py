@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ..backends.batch import BatchSystem, Job
+from ..backends.batch import BatchSystem
+from ..backends.native import Job
 from ..backends.programs import Sections, quote, section
 from ..config import ResourceSettings, backend_class
 from ..errors import (

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from batchlib.backends.base import Action, Answer, Outcome
-from batchlib.backends.batch import BatchSystem, Job
+from batchlib.backends.batch import BatchSystem
+from batchlib.backends.native import Job
 from batchlib.backends.verdict import JobRow
 from batchlib.errors import SystemUnavailable, UnsupportedOperation
 from batchlib.run import Reason, State

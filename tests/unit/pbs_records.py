@@ -12,7 +12,7 @@ import pytest
 
 from batchlib.backends import pbs_text
 from batchlib.backends.base import Action
-from batchlib.backends.batch import Job
+from batchlib.backends.native import Job
 from batchlib.backends.pbs_family import PbsFamily
 from batchlib.backends.verdict import JobRow, Verdict, judge
 from batchlib.errors import BackendError, SystemUnavailable

@@ -20,8 +20,8 @@ from batchlib import Application
 from batchlib.array import parse_array
 from batchlib.backends import lsf_history, lsf_text
 from batchlib.backends.base import Action, Outcome
-from batchlib.backends.batch import Job
 from batchlib.backends.lsf import LsfBackend
+from batchlib.backends.native import Job
 from batchlib.backends.verdict import JobRow
 from batchlib.errors import (
     BackendError,

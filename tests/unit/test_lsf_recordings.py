@@ -18,8 +18,8 @@ import pytest
 
 from batchlib.backends import lsf_history, lsf_text
 from batchlib.backends.base import Action, Outcome
-from batchlib.backends.batch import Job
 from batchlib.backends.lsf import LsfBackend
+from batchlib.backends.native import Job
 from batchlib.backends.verdict import JobRow, Verdict, judge
 from batchlib.errors import (
     BackendError,

@@ -16,7 +16,7 @@ from batchlib.application import Application
 from batchlib.array import ArraySpec, parse_array
 from batchlib.backends import pbs_text, programs
 from batchlib.backends.base import Action, Outcome
-from batchlib.backends.batch import Job
+from batchlib.backends.native import Job
 from batchlib.backends.pbs import PbsBackend
 from batchlib.backends.pbs_family import PbsFamily, listing
 from batchlib.backends.torque import TorqueBackend

@@ -16,7 +16,7 @@ import pytest
 
 from batchlib.backends import pbs_text
 from batchlib.backends.base import Action, JobInfo, Outcome
-from batchlib.backends.batch import Job
+from batchlib.backends.native import Job
 from batchlib.backends.pbs import PbsBackend
 from batchlib.backends.pbs_family import listing
 from batchlib.errors import CapacityReached, SubmissionRefused, SystemUnavailable

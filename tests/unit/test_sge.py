@@ -19,7 +19,7 @@ from batchlib.application import Application, ArrayElement
 from batchlib.array import ArraySpec, parse_array
 from batchlib.backends import programs, sge_text
 from batchlib.backends.base import Action, Outcome
-from batchlib.backends.batch import Job
+from batchlib.backends.native import Job
 from batchlib.backends.sge import SgeBackend, name_pattern
 from batchlib.errors import (
     CommandNotFound,

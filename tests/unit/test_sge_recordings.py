@@ -16,7 +16,7 @@ import attrs
 import pytest
 
 from batchlib.backends.base import Action, Outcome
-from batchlib.backends.batch import Job
+from batchlib.backends.native import Job
 from batchlib.backends.sge import SgeBackend
 from batchlib.backends.sge_text import native_state, parse_jobs, parse_listing, parse_reasons, parse_records
 from batchlib.backends.verdict import JobRow, Verdict, judge

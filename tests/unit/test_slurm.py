@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from batchlib.application import Application
 from batchlib.backends.base import Action, Outcome
-from batchlib.backends.batch import Job
+from batchlib.backends.native import Job
 from batchlib.backends.slurm import SlurmBackend
 from batchlib.backends.slurm_text import (
     expand_hosts,

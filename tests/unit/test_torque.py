@@ -6,7 +6,7 @@ import pytest
 
 from batchlib.application import Application
 from batchlib.array import ArraySpec, parse_array
-from batchlib.backends.batch import Job
+from batchlib.backends.native import Job
 from batchlib.backends.torque import TorqueBackend
 from batchlib.errors import (
     BackendError,

@@ -14,7 +14,7 @@ import pytest
 
 from batchlib.backends import pbs_text
 from batchlib.backends.base import Action, Outcome
-from batchlib.backends.batch import Job
+from batchlib.backends.native import Job
 from batchlib.backends.torque import TorqueBackend
 from batchlib.errors import SubmissionRefused, SystemUnavailable
 from batchlib.quantity import Duration, Memory
