@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import re
+import secrets
+import shutil
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -17,9 +19,15 @@ from tests.fakes.engine import stop_everything
 ROOT = Path(__file__).parents[2]
 RECORDINGS = ROOT / "tests" / "recordings"
 #: Seconds to wait for a state that was recorded.
-PATIENCE = 10.0
+PATIENCE = 20.0
 
+#: Members of the resources that a job used.
+_USED = ("cput", "mem", "vmem", "walltime")
 _DATE = re.compile(r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d (\d\d:\d\d:\d\d \d{4}|at \d\d:\d\d)")
+
+
+#: Exit code, standard output taken apart, standard error.
+Form = tuple[int, object, str]
 
 
 class Record(TypedDict):
@@ -32,14 +40,10 @@ class Record(TypedDict):
     exit: int
 
 
-def recordings(name: str) -> dict[str, list[Record]]:
-    """Read recordings, by scenario."""
-    found: dict[str, list[Record]] = {}
+def recordings(name: str) -> list[Record]:
+    """Read recordings, in the order in which they were made."""
     with open(RECORDINGS / f"{name}.jsonl") as file:
-        for line in file:
-            record: Record = json.loads(line)
-            found.setdefault(record["scenario"], []).append(record)
-    return found
+        return [json.loads(line) for line in file]
 
 
 class Site:
@@ -47,25 +51,25 @@ class Site:
 
     Parameters
     ----------
-    directory : Path
-        An empty directory.
+    spool : Path
+        Directory for the batch system's state.
     binaries : Path
         Where the commands are.
-    real_work, real_home : str
-        The work directory and the home directory of the recordings.
+    home, work : str
+        The home directory of the recordings, and the work directory below it. Those here have the same lengths, so
+        that long lines are folded at the same places.
     environment : mapping of str to str
         More variables for the commands.
     """
 
     def __init__(
-        self, directory: Path, binaries: Path, real_work: str, real_home: str, environment: Mapping[str, str] = {}
+        self, spool: Path, binaries: Path, home: str, work: str, environment: Mapping[str, str] | None = None
     ) -> None:
-        self.home = directory / "home"
-        self.work = directory / "work"
-        self.spool = directory / "spool"
-        self.home.mkdir()
-        self.work.mkdir()
-        self.places = {str(self.work): real_work, str(self.home): real_home, str(self.spool / "files"): "SPOOL"}
+        self.spool = spool
+        self.real_home = home
+        self.home = _directory(len(home))
+        self.work = self.home / work
+        self.work.mkdir(parents=True)
         self.environment = {
             "PATH": f"{binaries}:/usr/local/bin:/usr/bin:/bin",
             "FAKE_SPOOL": str(self.spool),
@@ -76,22 +80,23 @@ class Site:
             "SHELL": "/bin/bash",
             "LANG": "C.UTF-8",
             "TZ": "UTC",
-            **environment,
+            **(environment or {}),
         }
         self.run("qstat")
 
     def close(self) -> None:
         """End all jobs."""
         stop_everything(str(self.spool))
+        shutil.rmtree(self.home)
 
-    def run(self, command: str, **more: str) -> Record:
-        """Run a shell command in the work directory."""
+    def run(self, command: str, directory: str = "", **more: str) -> Record:
+        """Run a shell command in the work directory, or in a directory there."""
         if command.startswith("[as "):
             user, _, command = command.removeprefix("[as ").partition("] ")
             more = {"FAKE_USER": user, **({"FAKE_MANAGER": "yes"} if user == "root" else {}), **more}
         done = subprocess.run(
-            ["/bin/bash", "-c", command.replace("/home/hpc/pbs/w", str(self.work))],
-            cwd=self.work,
+            ["/bin/bash", "-c", command.replace(self.real_home, str(self.home))],
+            cwd=self.work / directory,
             env=self.environment | more,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -107,7 +112,7 @@ class Site:
             db.execute("REPLACE INTO counters VALUES ('job', ?)", (number - 1,))
         db.close()
 
-    def replay(self, record: Record, ignored: Iterable[str] = ()) -> None:
+    def replay(self, record: Record, ignored: Iterable[str] = (), directory: str = "") -> None:
         """Run a recorded command until it answers as it did then; fails when it never does."""
         submitted = re.match(r"(\d+)(\[\])?\.frontend\s*$", record["stdout"])
         if submitted and "qsub" in record["command"]:
@@ -115,38 +120,67 @@ class Site:
         deadline = time.monotonic() + PATIENCE
         expected = self.form(record, ignored)
         while True:
-            answer = self.form(self.run(record["command"]), ignored)
+            answer = self.form(self.run(record["command"], directory), ignored)
             if answer == expected or submitted or time.monotonic() > deadline:
-                assert answer == expected, f"{record['command']} answered otherwise"
+                assert answer == expected, difference(record["command"], expected, answer)
                 return
             time.sleep(0.05)
 
-    def form(self, record: Record, ignored: Iterable[str] = ()) -> tuple[int, object, str]:
+    def form(self, record: Record, ignored: Iterable[str] = ()) -> Form:
         """Give the exit code and the form of standard output and error."""
-        return record["exit"], self._form(record["stdout"], ignored), self._neutral(record["stderr"])
+        return record["exit"], self._form(record["stdout"], set(ignored)), self._neutral(record["stderr"])
 
-    def _form(self, text: str, ignored: Iterable[str]) -> object:
+    def _form(self, text: str, ignored: set[str]) -> object:
+        text = self._neutral(text)
         if text.startswith("{"):
             try:
-                return _flat(json.loads(self._neutral(text)), set(ignored))
+                return _flat(json.loads(text), ignored)
             except ValueError:
-                return self._neutral(text)
+                # not every answer that looks like JSON is JSON
+                pairs = re.findall(r'(?m)^ +"(\w+)":(.*)$', text)
+                return [_measured(name, value) for name, value in pairs if name not in {*ignored, *_USED}]
+        if text.startswith("<?xml"):
+            pairs = re.findall(r"<(\w+)>([^<]*)</\1>", text)
+            return [_measured(name, value) for name, value in pairs if name not in ignored]
         if re.match(r"(Job Id|Server|Queue): ", text):
-            return _attributes(self._neutral(text), set(ignored))
-        return re.sub(r"(?m)^(\S.* )(?:00:00:\d\d|       0) (?=[A-Z] )", r"\1TIME ", self._neutral(text))
+            return _attributes(text, ignored)
+        # processor time in the short listing, the session in the other one
+        text = re.sub(r"(?m)^(\S.* )(?:00:00:\d\d|       0) (?=[A-Z] )", r"\1TIME ", text)
+        return re.sub(r"(?m)^(\d+\S*\.\w+ +\w+ +\w+ +\S+) +(?:\d+|--) ( +\d+ +\d+ )", r"\1 SESSION \2", text)
 
     def _neutral(self, text: str) -> str:
-        for here, there in self.places.items():
-            text = text.replace(here, there)
+        text = text.replace(str(self.home), self.real_home).replace(str(self.spool / "files"), "SPOOL")
         text = re.sub(r"/opt/\w+/spool/mom_priv/jobs", "SPOOL", text)
         text = re.sub(r"\broot root\b", "hpc hpc", text)
+        text = re.sub(r"PBS_O_PATH=[^,]*", "PBS_O_PATH=...", text.replace("\n\t", "") if "PBS_O" in text else text)
         return re.sub(r"([ls-][rwxs-]{9} \d+ \w+ +\w+ +\d+) \w+ \d+ [\d:]+", r"\1", _DATE.sub("DATE", text))
+
+
+def difference(command: str, expected: Form, answer: Form) -> str:
+    """Tell what was expected and what came, as far as it differs."""
+    lines = [command]
+    for wanted, got in zip(expected, answer, strict=True):
+        if isinstance(wanted, list) and isinstance(got, list):
+            wanted, got = [one for one in wanted if one not in got], [one for one in got if one not in wanted]
+        if wanted != got:
+            lines += [f"expected {wanted!r}", f"got      {got!r}"]
+    return "\n".join(lines)
+
+
+def _directory(length: int) -> Path:
+    """Make a directory whose path has this length."""
+    while True:
+        path = Path("/tmp") / secrets.token_hex(length)[: length - len("/tmp/")]
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+            return path
 
 
 def _attributes(text: str, ignored: set[str]) -> list[tuple[str, str]]:
     """Give names and values of a long listing, without what was measured."""
-    text = text.replace("\n\t", "")
-    pairs = re.findall(r"(?m)^(Job Id|Server|Queue|    [\w.]+)(?: =|:) ?((?:.*)(?:\n(?!    \w|Job Id|\n).+)*)", text)
+    # a value goes on in lines that are neither indented nor empty
+    pattern = r"(?m)^(Job Id|Server|Queue|    [\w.]+)(?: =|:) ?((?:.*)(?:\n(?!    \w|Job Id|\n).+)*)"
+    pairs = re.findall(pattern, text.replace("\n\t", ""))
     return [_measured(name.strip(), value) for name, value in pairs if name.strip().split(".")[0] not in ignored]
 
 
@@ -164,11 +198,14 @@ def _flat(found: Mapping[str, object], ignored: set[str], prefix: str = "") -> l
 
 def _measured(name: str, value: str) -> tuple[str, str]:
     """Leave out values that are never the same twice."""
-    if re.search(r"resources_used|session_id|(?<!R)timestamp|PBS_O_PATH", name):
+    if re.search(r"resources_used|session_id|timestamp|PBS_O_PATH|total_runtime|Remaining", name):
         return name, "..."
-    return name, re.sub(r"PBS_O_PATH=[^,]*", "PBS_O_PATH=...", value)
+    return name, "..." if name.endswith("time") and value.isdigit() else value
 
 
-def environment_of(prefix: str) -> dict[str, str]:
-    """Give the variables of this process whose names begin so."""
-    return {name: value for name, value in os.environ.items() if name.startswith(prefix)}
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)

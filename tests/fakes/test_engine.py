@@ -9,13 +9,14 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.fakes.engine import stop_everything
+from tests.fakes.replay import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,14 +115,6 @@ class World:
     def control(self, number: int, call: str) -> None:
         """Call a method of the engine with a job's only task."""
         self.do(f"task = engine.task({number})\nengine.{call}")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something to become true."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 @pytest.fixture

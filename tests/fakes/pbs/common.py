@@ -9,14 +9,18 @@ import sys
 import time
 
 from tests.fakes.engine import Engine
-from tests.fakes.model import PLAIN, Launch, StartFailed
+from tests.fakes.model import PLAIN, RUNNING, Launch, StartFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from typing import NoReturn
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import NoReturn, TypeVar
+
+    from typing_extensions import Self
 
     from tests.fakes.model import Job, Task
+
+    T = TypeVar("T")
 
 #: The server's name, and that of the host from which everything is submitted.
 SERVER = "frontend"
@@ -133,6 +137,15 @@ def fold(name: str, value: str, limit: int) -> str:
     return out + "\n"
 
 
+def begin_time(text: str) -> float:
+    """Read ``[[CC]YY]MMDDhhmm[.SS]``."""
+    if not text:
+        return 0.0
+    stamp, _, seconds = text.partition(".")
+    stamp = time.strftime("%Y%m%d%H%M")[: 12 - len(stamp)] + stamp
+    return time.mktime(time.strptime(stamp, "%Y%m%d%H%M")) + int(seconds or 0)
+
+
 def signal_number(name: str) -> int | None:
     """Give the number of a signal by its name or number; None for what is none."""
     name = name.upper().removeprefix("SIG")
@@ -144,10 +157,9 @@ def signal_number(name: str) -> int | None:
     return int(found) if found is not None else None
 
 
-def submitter_variables() -> list[list[str]]:
+def submitter_variables(names: str) -> list[list[str]]:
     """Give the variables that a job gets to know of its submitter."""
-    names = ("HOME", "LANG", "LOGNAME", "PATH", "MAIL", "SHELL", "TZ")
-    return [[f"PBS_O_{name}", os.environ[name]] for name in names if name in os.environ]
+    return [[f"PBS_O_{name}", os.environ[name]] for name in names.split() if name in os.environ]
 
 
 def absolute(path: str, directory: str) -> str:
@@ -161,6 +173,32 @@ class PbsServer(Engine):
     #: The job's first process of a script is a login shell that is fed the script's path.
     job_exec_failed = ""
     path = "/usr/local/bin:/usr/bin:/bin"
+
+    def __enter__(self) -> Self:
+        self._found: dict[str, object] = {}
+        return super().__enter__()
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """Find something out only once in a transaction."""
+        if key not in self._found:
+            self._found[key] = make()
+        return self._found[key]  # type: ignore[return-value]
+
+    def tasks_of(self, job: Job) -> list[Task]:
+        """Give the tasks of a job; all jobs' tasks are read at once."""
+        return self.once("tasks", self.grouped).get(job.number, [])
+
+    def grouped(self) -> dict[int, list[Task]]:
+        """Read the tasks of all jobs."""
+        groups: dict[int, list[Task]] = {}
+        for task in self.tasks():
+            groups.setdefault(task.number, []).append(task)
+        return groups
+
+    def free(self) -> int:
+        """Count the cores that nobody uses."""
+        tasks = [task for group in self.once("tasks", self.grouped).values() for task in group]
+        return self.slots - sum(self.job_of(task).slots for task in tasks if task.state == RUNNING)
 
     def job_id(self, job: Job, index: int | None = None) -> str:
         """Give a job's id; that of an array without an index, or of one of its elements."""

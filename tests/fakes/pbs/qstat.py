@@ -168,7 +168,7 @@ def _full(title: str, name: str, found: Attributes, flags: dict[str, str]) -> st
         bar = flags.get("D", "|")
         escaped = {"\\": "\\\\", "\n": "\\n", bar: f"\\{bar}"}
         values = ["".join(escaped.get(letter, letter) for letter in value) for value in found.values()]
-        return bar.join([f"{title}: {name}", *(map("=".join, zip(found, values)))]) + "\n"
+        return bar.join([f"{title}: {name}", *(map("=".join, zip(found, values, strict=True)))]) + "\n"
     limit = sys.maxsize if "w" in flags else _WIDTH
     return f"{title}: {name}\n" + "".join(fold(key, value, limit) for key, value in found.items()) + "\n"
 
@@ -200,23 +200,28 @@ def _alternative(name: str, found: Attributes, flags: dict[str, str]) -> str:
     return line + "\n"
 
 
+def _is_master() -> bool:
+    return os.environ.get("FAKE_PBS_QSTAT") == "master"
+
+
 def _json(rows: dict[str, Attributes], kind: str) -> str:
     """Print JSON: that of 23.06, defects included, or with FAKE_PBS_QSTAT=master that of the next release."""
     head: dict[str, object] = {"timestamp": str(int(time.time())), "pbs_version": VERSION, "pbs_server": SERVER}
     if rows:
         head[kind] = {name: _nested(found) for name, found in rows.items()}
-    if os.environ.get("FAKE_PBS_QSTAT") == "master":
+    if _is_master():
         return _object(head, "", "\t", ":\t", _quoted) + "\n"
     return _object(head, "", "    ", ":", _bare) + ("\n" if rows else "")
 
 
 def _nested(found: Attributes) -> dict[str, object]:
     nested: dict[str, object] = {}
+    # in 23.06 the value after a name has at least one letter, even if that is the comma after an empty value
+    first = "" if _is_master() else r"(?:\\.|[^\\])"
     for name, value in found.items():
         group, _, member = name.partition(".")
         if name == "Variable_List":
-            # the value after a name has at least one letter, even if that is the comma after an empty one
-            pairs = re.findall(r"([^=,]+)=((?:\\.|[^\\])(?:\\.|[^,\\])*)(?:,|$)", value, re.DOTALL)
+            pairs = re.findall(rf"([^=,]+)=({first}(?:\\.|[^,\\])*)(?:,|$)", value, re.DOTALL)
             nested[name] = dict(pairs)
         elif member:
             members = nested.setdefault(group, {})
@@ -246,16 +251,19 @@ def _bare(name: str, text: str) -> str:
 
 
 def _quoted(name: str, text: str) -> str:
-    """Print a value as the next release does: names are text."""
-    if name != "Job_Name" and re.fullmatch(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", text):
-        return json.dumps(float(text) if "." in text or "e" in text else int(text))
-    return json.dumps(re.sub(r"\\(.)", r"\1", text) if name != "Submit_arguments" else text, ensure_ascii=False)
+    """Print a value as the next release does: names are text, variables may be anything."""
+    if name not in ("Job_Name", "Account_Name", "project"):
+        if re.fullmatch(r"-?\d+(\.\d+)?(e[+-]?\d+)?", text):
+            return f"{float(text):.15g}"
+        if text in ("true", "false"):
+            return text
+    return json.dumps(text if name == "Submit_arguments" else text.replace("\\,", ","), ensure_ascii=False)
 
 
 def _write(text: str) -> None:
     """Print; 23.06 shows letters that are not ASCII as a caret and something else."""
     content = text.encode("utf-8", "surrogateescape")
-    if os.environ.get("FAKE_PBS_QSTAT") != "master":
+    if not _is_master():
         content = re.sub(rb"[\x80-\xff]", lambda found: bytes([0x5E, (found[0][0] + 64) & 0xFF]), content)
     sys.stdout.buffer.write(content)
     sys.stdout.flush()

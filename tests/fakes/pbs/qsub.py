@@ -7,13 +7,13 @@ import pwd
 import re
 import resource
 import sys
-import time
 
 from tests.fakes.model import Job, Refused, Task
 from tests.fakes.pbs.common import (
     SERVER,
     Failed,
     absolute,
+    begin_time,
     clock,
     directives,
     duration,
@@ -268,15 +268,6 @@ def _vnode(chunks: list[dict[str, str]]) -> str:
     return "+".join(printed)
 
 
-def _begin(text: str) -> float:
-    """Read ``[[CC]YY]MMDDhhmm[.SS]``."""
-    if not text:
-        return 0.0
-    stamp, _, seconds = text.partition(".")
-    stamp = time.strftime("%Y%m%d%H%M")[: 12 - len(stamp)] + stamp
-    return time.mktime(time.strptime(stamp, "%Y%m%d%H%M")) + int(seconds or 0)
-
-
 def _condition(server: OpenPbs, depend: str) -> tuple[list[object], list[list[object]], list[list[str]]]:
     """Make the condition, the list of parents, and what is shown of -W depend."""
     parts: list[object] = []
@@ -315,7 +306,12 @@ def _make_job(server: OpenPbs, given: Options, arguments: list[str], program: li
     home, workdir = os.environ.get("HOME", "/"), os.environ.get("PWD", os.getcwd())
     workdir = workdir if os.path.exists(workdir) and os.path.samefile(workdir, ".") else os.getcwd()
     own = _variables(given)
-    shown_variables = [*submitter_variables(), ["PBS_O_WORKDIR", workdir], ["PBS_O_SYSTEM", "Linux"], *own]
+    shown_variables = [
+        *submitter_variables("HOME LANG LOGNAME PATH MAIL SHELL TZ"),
+        ["PBS_O_WORKDIR", workdir],
+        ["PBS_O_SYSTEM", "Linux"],
+        *own,
+    ]
     submitter = [[name, value] for name, value in os.environ.items()] if "V" in given.flags else []
     cput = duration(resources.get("cput", ""))
     space = size(resources.get("pvmem", ""))
@@ -396,7 +392,7 @@ def main(arguments: list[str]) -> int:
             job.number = number
             if not program:
                 job.face["script"] = server.write_script(number, script)
-            server.submit(job, hold="u" if "h" in given.flags else "", begin=_begin(given.values.get("a", "")))
+            server.submit(job, hold="u" if "h" in given.flags else "", begin=begin_time(given.values.get("a", "")))
     except Failed as failed:
         leave(failed.code, f"qsub: {failed.message}\n")
     if server.switch("unclear"):

@@ -12,14 +12,9 @@ from tests.fakes.pbs.common import SERVER, SUBMIT_HOST, PbsServer, clock, date, 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import ClassVar, TypeVar
-
-    from typing_extensions import Self
+    from typing import ClassVar
 
     from tests.fakes.model import Job, Launch, Task
-
-    T = TypeVar("T")
 
 NODE = "node01"
 NODE_MEMORY = "24684092kb"
@@ -107,30 +102,6 @@ class OpenPbs(PbsServer):
             shutil.rmtree(directory, ignore_errors=True)
 
     # --- looking at all jobs -------------------------------------------------------------------------------
-
-    def __enter__(self) -> Self:
-        self._found: dict[str, object] = {}
-        return super().__enter__()
-
-    def once(self, key: str, make: Callable[[], T]) -> T:
-        """Find something out only once in a transaction."""
-        if key not in self._found:
-            self._found[key] = make()
-        return self._found[key]  # type: ignore[return-value]
-
-    def tasks_of(self, job: Job) -> list[Task]:
-        """Give the tasks of a job; all jobs' tasks are read at once."""
-        return self.once("tasks", self._grouped).get(job.number, [])
-
-    def _grouped(self) -> dict[int, list[Task]]:
-        groups: dict[int, list[Task]] = {}
-        for task in self.tasks():
-            groups.setdefault(task.number, []).append(task)
-        return groups
-
-    def _free(self) -> int:
-        tasks = [task for group in self.once("tasks", self._grouped).values() for task in group]
-        return self.slots - sum(self.job_of(task).slots for task in tasks if task.state == RUNNING)
 
     def _children(self) -> dict[int, list[tuple[str, Job]]]:
         """Give the jobs that wait for another one, or did so in vain."""
@@ -372,7 +343,7 @@ class OpenPbs(PbsServer):
             return "Not Running: Queue not started."
         if job.face["impossible"]:
             return f"Can Never Run: {job.face['impossible']}"
-        free = self.once("free", self._free)
+        free = self.once("free", self.free)
         if job.slots > free:
             cores = f"(R: {job.slots} A: {free} T: {self.slots})"
             return f"Not Running: Insufficient amount of resource: ncpus {cores}"

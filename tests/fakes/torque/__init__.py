@@ -1,0 +1,1 @@
+"""The commands of Torque 6.1.3."""
