@@ -333,7 +333,7 @@ class Application:
         """Cores on all nodes together."""
         if self.requested_nodes is None and self.tasks_per_node is None:
             return max(self.requested_cores, self.cores_per_task or 1)
-        return (self.requested_nodes or 1) * (self.tasks_per_node or 1) * (self.cores_per_task or 1)
+        return (self.requested_nodes or 1) * (self.tasks_per_node or 1) * (self.cores_per_task or self.requested_cores)
 
     @property
     def total_memory(self) -> Memory | None:
