@@ -342,6 +342,19 @@ class Application:
             return self.requested_memory_per_core * self.total_cores
         return self.requested_memory
 
+    @property
+    def efficiency(self) -> dict[str, float]:
+        """How much of what was asked for was used, from 0 to about 1: cpu, memory and walltime, as far as known."""
+        used = self.execution.accounting
+        found = {}
+        if used.cpu_time is not None and used.wall_time:
+            found["cpu"] = used.cpu_time / (used.wall_time * (used.cores or self.total_cores))
+        if used.max_memory is not None and self.total_memory:
+            found["memory"] = used.max_memory / self.total_memory
+        if used.wall_time is not None and self.requested_walltime:
+            found["walltime"] = used.wall_time / self.requested_walltime
+        return found
+
     def set_state(self, state: State, note: str = "") -> None:
         """Put the execution into another state, and tell listeners of `events.run_changed` afterwards.
 

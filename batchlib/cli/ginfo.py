@@ -68,6 +68,7 @@ def _document(invocation: Invocation, app: Application, row: Row) -> dict[str, o
         "attempts": app.execution.attempts,
         "retried": app.execution.retried,
         "accounting": used,
+        "efficiency": {name: round(share, 3) for name, share in app.efficiency.items()},
         "history": [{"time": json_time(at), "text": text} for at, text in app.execution.history],
     }
     if invocation.verbose:

@@ -299,3 +299,11 @@ def test_descriptions_are_told_apart_by_identity() -> None:
     one, other = Application("x"), Application("x")
     assert one != other
     assert len({one, other}) == 2
+
+
+def test_efficiency_compares_what_was_used_with_what_was_asked_for() -> None:
+    app = Application(["true"], requested_cores=4, requested_memory="8 GB", requested_walltime="1 h")
+    assert app.efficiency == {}
+    used = app.execution.accounting
+    used.cpu_time, used.wall_time, used.max_memory = Duration("1 h"), Duration("30 min"), Memory("2 GB")
+    assert app.efficiency == {"cpu": 0.5, "memory": 0.25, "walltime": 0.5}
