@@ -207,10 +207,11 @@ sed -n 's/^ *LSF_UNIT_FOR_LIMITS *= *"*\\([A-Za-z]*\\).*/unit=\\1/p' "${{LSF_ENV
     def _checked_array(self, text: str) -> str:
         """Let a submission fail whose array has become one plain job, as volclava makes of one that is too large."""
         return (
-            f'said=$({text}); code=$?; echo "$said"; '
-            '[ $code = 0 ] && grep -q "^#BSUB -J .*\\[" "$1" || exit $code; id=${said##*Job <}; id=${id%%>*}; '
+            f"said=$({text}); code=$?; id=${{said##*Job <}}; id=${{id%%>*}}; "
+            'if [ $code = 0 ] && grep -q "^#BSUB -J .*\\[" "$1"; then '
             f'case $({self.command("bjobs")} -A "$id" 2>&1) in *"is not found"*) {self.command("bkill")} "$id" >&2; '
-            'echo "LSF made one plain job of the array: say max_array_size in the configuration" >&2; exit 1;; esac'
+            'echo "LSF made one plain job of the array: say max_array_size in the configuration" >&2; exit 1;; esac; '
+            'fi; echo "$said"; exit $code'
         )
 
     def native_array(self, array: ArraySpec) -> str:
