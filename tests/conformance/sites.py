@@ -13,7 +13,6 @@ from typing import Any
 import attrs
 import pytest
 
-from batchlib.backends.batch import BatchSystem
 from batchlib.config import backend_class
 from batchlib.conformance.site import Site
 from batchlib.transport.base import Pipe
@@ -70,7 +69,7 @@ PLACES = {
 
 def exports(environment: Mapping[str, str]) -> str:
     """Make shell text that sets variables."""
-    return "\n".join(f"export {name}='{value}'" for name, value in environment.items())
+    return "; ".join(f"export {name}='{value}'" for name, value in environment.items())
 
 
 @contextlib.contextmanager
@@ -87,11 +86,35 @@ def open_site(request: pytest.FixtureRequest, name: str) -> Iterator[Site]:
     place_name, _, where = name.partition("-")
     place = PLACES[place_name]
     with contextlib.ExitStack() as stack:
-        if place.fake:
-            backend, down = _fake(request, stack, place, where)
-        else:
-            backend, down = _real(request, stack, place, where)
-        yield stack.enter_context(Site(backend, down))
+        keys, down = keys_of(request, stack, place, where)
+        yield stack.enter_context(Site(backend_class(place.kind)(place.kind, **keys), down))
+
+
+def keys_of(
+    request: pytest.FixtureRequest, stack: contextlib.ExitStack, place: Place, where: str
+) -> tuple[dict[str, Any], Down | None]:
+    """Start what a site needs; give the keys of its configuration, and how its server is stopped.
+
+    Parameters
+    ----------
+    request : pytest.FixtureRequest
+        Of the fixture or test.
+    stack : ExitStack
+        Ends what was started.
+    place : Place
+        The site.
+    where : str
+        ``local`` or ``ssh``.
+    """
+    directory: Path = request.getfixturevalue("tmp_path_factory").mktemp(place.kind)
+    if place.fake:
+        return _fake(stack, place, where, directory)
+    if place.fixture:
+        return _cluster(request, stack, place, where)
+    if where == "local":
+        return {"spooldir": str(directory / "spool"), **place.keys}, None
+    sshd: Sshd = request.getfixturevalue("sshd")
+    return over_ssh(sshd, spooldir="$HOME/conformance-shell", **place.keys), None
 
 
 class OrdinaryUser(LocalCarrier):
@@ -105,17 +128,10 @@ class OrdinaryUser(LocalCarrier):
         return super().open(f"exec runuser -u {self.user} -- /bin/sh -c {shlex.quote(command)}")
 
 
-def _real(
+def _cluster(
     request: pytest.FixtureRequest, stack: contextlib.ExitStack, place: Place, where: str
-) -> tuple[BatchSystem, Down | None]:
-    """Use plain processes or a real batch system, over a real SSH server."""
-    kind = backend_class(place.kind)
-    directory: Path = request.getfixturevalue("tmp_path_factory").mktemp(place.kind)
-    if not place.fixture:
-        if where == "local":
-            return kind(place.kind, spooldir=str(directory / "spool"), **place.keys), None
-        sshd: Sshd = request.getfixturevalue("sshd")
-        return kind(place.kind, **over_ssh(sshd, spooldir="$HOME/conformance-shell", **place.keys)), None
+) -> tuple[dict[str, Any], Down]:
+    """Use a real batch system, over a real SSH server or as its ordinary user."""
     cluster: Cluster = request.getfixturevalue(place.fixture)
     down = cluster.daemon(place.daemon).stopped
     user = cluster.account
@@ -123,18 +139,14 @@ def _real(
         state: Path = request.getfixturevalue("server_directory")
         server = Sshd(state / f"{place.kind}-frontend", user=user.pw_name, set_env=cluster.env)
         stack.enter_context(server)
-        return kind(place.kind, **over_ssh(server, spooldir=f"$HOME/conformance-{place.kind}", **place.keys)), down
+        return over_ssh(server, spooldir=f"$HOME/conformance-{place.kind}", **place.keys), down
     setup = exports({**cluster.env, "HOME": user.pw_dir})
     local = Transport(OrdinaryUser(user.pw_name), setup=setup)
-    spool = f"$HOME/conformance-local-{place.kind}"
-    return kind(place.kind, transport=local, spooldir=spool, **place.keys), down
+    return {"transport": local, "spooldir": f"$HOME/conformance-local-{place.kind}", **place.keys}, down
 
 
-def _fake(
-    request: pytest.FixtureRequest, stack: contextlib.ExitStack, place: Place, where: str
-) -> tuple[BatchSystem, Down | None]:
-    """Use pretended commands, over a mocked SSH server."""
-    directory: Path = request.getfixturevalue("tmp_path_factory").mktemp(place.kind)
+def _fake(stack: contextlib.ExitStack, place: Place, where: str, directory: Path) -> tuple[dict[str, Any], Down]:
+    """Use pretended commands, over a mocked SSH server or from here."""
     state = directory / "state"
     state.mkdir()
     commands = FAKES / place.fake / "bin"
@@ -157,7 +169,7 @@ def _fake(
             "ssh_config": "none",
         }
     else:
-        keys["setup"] = exports(variables) + f"\nexport PATH='{commands}':\"$PATH\""
+        keys["setup"] = "; ".join([exports(variables), f"export PATH='{commands}':\"$PATH\""])
 
     @contextlib.contextmanager
     def down() -> Iterator[None]:
@@ -167,4 +179,4 @@ def _fake(
         finally:
             (state / "down").unlink()
 
-    return backend_class(place.kind)(place.kind, **keys), down
+    return keys, down
