@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -44,6 +44,14 @@ def recordings(name: str) -> list[Record]:
     """Read recordings, in the order in which they were made."""
     with open(RECORDINGS / f"{name}.jsonl") as file:
         return [json.loads(line) for line in file]
+
+
+def unordered(record: Record) -> Record:
+    """Sort the lines of files that were listed in no order."""
+    if "grep -r" not in record["command"]:
+        return record
+    lines = sorted(record["stdout"].splitlines(keepends=True))
+    return {**record, "command": f"{{ {record['command']}; }} | LC_ALL=C sort", "stdout": "".join(lines), "exit": 0}
 
 
 class Site:
@@ -117,14 +125,13 @@ class Site:
         submitted = re.match(r"(\d+)(\[\])?\.frontend\s*$", record["stdout"])
         if submitted and "qsub" in record["command"]:
             self.next_number(int(submitted[1]))
-        deadline = time.monotonic() + PATIENCE
         expected = self.form(record, ignored)
-        while True:
+        for final in patience():
             answer = self.form(self.run(record["command"], directory), ignored)
-            if answer == expected or submitted or time.monotonic() > deadline:
-                assert answer == expected, difference(record["command"], expected, answer)
+            if answer == expected:
                 return
-            time.sleep(0.05)
+            if submitted or final:
+                raise AssertionError(difference(record["command"], expected, answer))
 
     def form(self, record: Record, ignored: Iterable[str] = ()) -> Form:
         """Give the exit code and the form of standard output and error."""
@@ -203,9 +210,20 @@ def _measured(name: str, value: str) -> tuple[str, str]:
     return name, "..." if name.endswith("time") and value.isdigit() else value
 
 
+def patience() -> Iterator[bool]:
+    """Wait longer and longer between tries; tells whether a try is the last one."""
+    deadline = time.monotonic() + PATIENCE
+    pause = 0.02
+    while time.monotonic() < deadline:
+        yield False
+        time.sleep(pause)
+        pause = min(2 * pause, 0.25)
+    yield True
+
+
 def until(condition: Callable[[], bool]) -> None:
     """Wait for something to become true."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
+    for final in patience():
+        if condition():
+            return
+        assert not final, "waited in vain"

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 #: The face, and the program that each command of it is: it runs what comes on standard input.
 FACE = """
 import json, os, sys
+sys.path.insert(0, os.environ["ROOT"])
 from tests.fakes.engine import Engine
 from tests.fakes.model import Job, Launch, Queue, Refused, StartFailed, Task
 
@@ -59,13 +60,13 @@ class World:
             "PATH": os.environ["PATH"],
             "FAKE_SPOOL": str(self.spool),
             "FAKE_KILL_DELAY": "0.2",
-            "PYTHONPATH": str(ROOT),
+            "ROOT": str(ROOT),
         }
 
     def do(self, program: str) -> Any:
         """Run lines within a transaction and give their `answer`."""
         done = subprocess.run(
-            [sys.executable, "-c", FACE],
+            [sys.executable, "-IS", "-c", FACE],
             input=program,
             text=True,
             capture_output=True,
@@ -338,7 +339,7 @@ def test_commands_wait_for_a_server_that_hangs(world: World) -> None:
     hang.touch()
     program = FACE.replace("engine = Plain()", "engine = Plain(); engine.reachable()")
     with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=world.environment
+        [sys.executable, "-IS", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=world.environment
     ) as command:
         with pytest.raises(subprocess.TimeoutExpired):
             command.wait(0.5)
@@ -349,7 +350,7 @@ def test_commands_wait_for_a_server_that_hangs(world: World) -> None:
 def test_many_submit_at_once(world: World) -> None:
     program = "job = Job(number=engine.next_number(), face={'script': 'true', 'cwd': '.'})\nengine.submit(job)\n"
     calls = [
-        subprocess.Popen([sys.executable, "-c", FACE], stdin=subprocess.PIPE, text=True, env=world.environment)
+        subprocess.Popen([sys.executable, "-IS", "-c", FACE], stdin=subprocess.PIPE, text=True, env=world.environment)
         for _ in range(8)
     ]
     for call in calls:

@@ -89,15 +89,15 @@ class Torque(PbsServer):
         if task.reason == "walltime":
             return -11
         limit = float(self.job_of(task).face["cput"])
-        if limit and task.cpu >= limit * 0.9 and not task.ok and not task.reason:
+        if limit and task.cpu >= limit * 0.5 and not task.ok and not task.reason:
             return -12
         return super().exit_status(task)
 
     def finish(self, job: Job, task: Task, launch: Launch) -> None:
         limit = int(job.face["cput"])
-        if limit and task.cpu >= limit * 0.9 and task.exit_code:
+        if limit and task.cpu >= limit * 0.5 and task.exit_code:
             with open(launch.stderr or launch.stdout, "a") as file:
-                file.write(f"=>> PBS: job killed: cput {int(task.cpu)} exceeded limit {limit}\n")
+                file.write(f"=>> PBS: job killed: cput {max(int(task.cpu), limit)} exceeded limit {limit}\n")
         super().finish(job, task, launch)
 
     # --- states --------------------------------------------------------------------------------------------
