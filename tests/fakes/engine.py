@@ -319,9 +319,7 @@ class Engine:
         active = list(self._select(f"state IN {ACTIVE}"))
         for task in active:
             if now - task.started > _LOST_AFTER and not self._supervised(task):
-                if task.session:
-                    signal_session(task.session, signal.SIGKILL)
-                self.end(task, "lost")
+                self._lose(task)
         for task in self._select(f"state = '{DEPENDENT}'"):
             job = self.job_of(task)
             met = self.evaluate(job.condition)
@@ -330,6 +328,16 @@ class Engine:
             elif met is None and job.never == "end":
                 self.end(task, "dependency")
         self._start_tasks([task for task in active if task.state in (RUNNING, EXITING)], now)
+
+    def _lose(self, task: Task) -> None:
+        """Take note that a task has no supervisor: it was killed, or never came to life with the command killed."""
+        if not task.supervisor:
+            task.runs -= 1
+            self.touch(task, QUEUED)
+            return
+        if task.session:
+            signal_session(task.session, signal.SIGKILL)
+        self.end(task, "lost")
 
     def _start_tasks(self, running: list[Task], now: float) -> None:
         free = sorted(set(range(self.slots)) - {core for task in running for core in task.cores})

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from tests.fakes.model import EXITING, QUEUED, StartFailed, Task, setting
+from tests.fakes.model import EXITING, QUEUED, RUNNING, StartFailed, Task, setting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ class Supervisor:
                 return
             with engine:
                 task = self._task()
+                if task.state != RUNNING or task.supervisor:
+                    # it was given up meanwhile
+                    return
                 task.supervisor = os.getpid()
                 engine.save(task)
                 job = engine.job_of(task)

@@ -321,6 +321,13 @@ def test_a_task_whose_supervisor_died_is_lost(world: World) -> None:
     assert world.ended(number)["reason"] == "lost"
 
 
+def test_a_task_that_nobody_started_is_started_later(world: World) -> None:
+    number = world.submit("true", hold="u")
+    world.do(f"task = engine.task({number})\ntask.hold, task.state, task.runs = '', 'running', 1\nengine.save(task)")
+    task = world.ended(number)
+    assert (task["reason"], task["runs"], task["exit_code"]) == ("", 1, 0)
+
+
 def test_jobs_are_forgotten_when_all_their_tasks_have_ended_long_ago(world: World) -> None:
     number = world.submit("true", indices=[1, 2], hold="u")
     world.do(f"engine.release(engine.task({number}, 1))")
