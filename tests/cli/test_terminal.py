@@ -61,7 +61,7 @@ def test_the_hint_after_a_submission_is_for_people(user: User) -> None:
 
 
 def test_watching_until_the_end(user: User) -> None:
-    task = user.submit("--", "sleep", "1")
+    task = user.submit("--", "sleep", "6")
     status, shown = on_terminal(user, "gstat", "-w")
     assert status == 0
     assert "RUNNING" in shown

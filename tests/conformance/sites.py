@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 import attrs
 import pytest
 
+from batchlib.backends.batch import BatchSystem
 from batchlib.config import backend_class
 from batchlib.conformance.site import Site
 from batchlib.transport.base import Pipe
@@ -22,6 +24,7 @@ from tests.fakes.frontend import Frontend
 from tests.live.conftest import over_ssh
 from tests.servers.cluster import Cluster
 from tests.servers.sshd import Sshd
+from tests.servers.users import PATH
 
 Down = Callable[[], AbstractContextManager[None]]
 
@@ -87,7 +90,14 @@ def open_site(request: pytest.FixtureRequest, name: str) -> Iterator[Site]:
     place = PLACES[place_name]
     with contextlib.ExitStack() as stack:
         keys, down = keys_of(request, stack, place, where)
-        yield stack.enter_context(Site(backend_class(place.kind)(place.kind, **keys), down))
+        backend = backend_class(place.kind)(place.kind, **keys)
+        stack.callback(_remove_spool, backend)
+        yield stack.enter_context(Site(backend, down))
+
+
+def _remove_spool(backend: BatchSystem) -> None:
+    backend.transport.remove_tree(backend.spool)
+    backend.close()
 
 
 def keys_of(
@@ -114,7 +124,7 @@ def keys_of(
     if where == "local":
         return {"spooldir": str(directory / "spool"), **place.keys}, None
     sshd: Sshd = request.getfixturevalue("sshd")
-    return over_ssh(sshd, spooldir="$HOME/conformance-shell", **place.keys), None
+    return over_ssh(sshd, spooldir=_spool("shell", where), **place.keys), None
 
 
 class OrdinaryUser(LocalCarrier):
@@ -128,6 +138,11 @@ class OrdinaryUser(LocalCarrier):
         return super().open(f"exec runuser -u {self.user} -- /bin/sh -c {shlex.quote(command)}")
 
 
+def _spool(kind: str, where: str) -> str:
+    """Name a spool directory that no other test run uses."""
+    return f"$HOME/conformance-{kind}-{where}-{os.getpid()}"
+
+
 def _cluster(
     request: pytest.FixtureRequest, stack: contextlib.ExitStack, place: Place, where: str
 ) -> tuple[dict[str, Any], Down]:
@@ -139,10 +154,11 @@ def _cluster(
         state: Path = request.getfixturevalue("server_directory")
         server = Sshd(state / f"{place.kind}-frontend", user=user.pw_name, set_env=cluster.env)
         stack.enter_context(server)
-        return over_ssh(server, spooldir=f"$HOME/conformance-{place.kind}", **place.keys), down
-    setup = exports({**cluster.env, "HOME": user.pw_dir})
+        return over_ssh(server, spooldir=_spool(place.kind, where), **place.keys), down
+    # root's PATH may lead to where others can't look
+    setup = exports({"PATH": PATH, **cluster.env, "HOME": user.pw_dir})
     local = Transport(OrdinaryUser(user.pw_name), setup=setup)
-    return {"transport": local, "spooldir": f"$HOME/conformance-local-{place.kind}", **place.keys}, down
+    return {"transport": local, "spooldir": _spool(place.kind, where), **place.keys}, down
 
 
 def _fake(stack: contextlib.ExitStack, place: Place, where: str, directory: Path) -> tuple[dict[str, Any], Down]:

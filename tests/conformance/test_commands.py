@@ -16,7 +16,19 @@ pytestmark = pytest.mark.live
 
 #: What may differ: names of things, times, the batch system's own words.
 DIFFERS = frozenset(
-    "id array resource jobid native_state info output_dir created_at submitted_at started_at ended_at".split()
+    [
+        "id",
+        "array",
+        "resource",
+        "jobid",
+        "native_state",
+        "info",
+        "output_dir",
+        "created_at",
+        "submitted_at",
+        "started_at",
+        "ended_at",
+    ]
 )
 
 SCRIPT = """#!/bin/bash

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import pytest
 
@@ -52,16 +52,7 @@ def over_ssh(sshd: Sshd, **keys: object) -> dict[str, object]:
 @pytest.fixture
 def cluster(sshd: Sshd, slurm: SlurmCluster) -> Iterator[SlurmBackend]:
     """The Slurm cluster, over SSH."""
-    backend = SlurmBackend("cluster", **over_ssh(sshd))
+    backend = SlurmBackend("cluster", **over_ssh(sshd, spooldir=f"$HOME/live-{os.getpid()}"))
     yield backend
+    backend.transport.remove_tree(backend.spool)
     backend.close()
-
-
-@pytest.fixture
-def cluster_file(sshd: Sshd, slurm: SlurmCluster, tmp_path: Path) -> Path:
-    """A configuration file for it, as a user would write it."""
-    path = tmp_path / "batchlib.conf"
-    keys = "\n".join(f"{key} = {value}" for key, value in over_ssh(sshd).items())
-    path.write_text(f"[resource/cluster]\ntype = slurm\n{keys}\n")
-    path.chmod(0o600)
-    return path
