@@ -7,6 +7,7 @@ file left over from a killed test run can never name somebody else's process.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
 import random
@@ -14,6 +15,7 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -282,7 +284,8 @@ class Server(ABC):
 
     def __enter__(self: AnyServer) -> AnyServer:
         try:
-            self.start()
+            with _one_at_a_time():
+                self.start()
         except BaseException:
             kill_left_over(self.directory)
             raise
@@ -293,6 +296,15 @@ class Server(ABC):
     ) -> None:
         self.stop()
         kill_left_over(self.directory)
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Wait for other test runs that are starting servers: the installation of a database fails beside another one."""
+    path = Path(tempfile.gettempdir(), f"batchlib-tests-{os.getuid()}.lock")
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def pid_in(pidfile: Path) -> int | None:

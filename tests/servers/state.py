@@ -22,7 +22,9 @@ def make_state_directory() -> Path:
     directory.chmod(0o755)
     stat = stat_of(os.getpid())
     if stat:
-        (directory / OWNER).write_text(f"{os.getpid()} {stat.started}\n")
+        # whoever sweeps meanwhile must not find it empty
+        (directory / "owner.new").write_text(f"{os.getpid()} {stat.started}\n")
+        (directory / "owner.new").rename(directory / OWNER)
     return directory
 
 
