@@ -12,6 +12,7 @@ from tests.fakes.model import EXITING, QUEUED, RUNNING, StartFailed, Task, setti
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import NoReturn
 
     from tests.fakes.engine import Engine
     from tests.fakes.model import Job, Launch
@@ -98,10 +99,10 @@ class Supervisor:
             wait = min(end, look, *(order[0] for order in orders)) - time.time()
             told = signal.sigtimedwait(_SIGNALS, max(wait, 0.0))
             if told and told.si_signo == signal.SIGTERM:
-                signal_session(child, signal.SIGKILL)
-                os._exit(0)
+                _abandon(child)
             pid, status, usage = os.wait4(child, os.WNOHANG)
             if pid:
+                linger(child, orders)
                 code = os.waitstatus_to_exitcode(status)
                 cpu = usage.ru_utime + usage.ru_stime
                 return max(code, 0), max(-code, 0), cpu, peak // 1024
@@ -178,7 +179,7 @@ def session_processes(session: int) -> Iterator[int]:
                     fields = file.read().rpartition(")")[2].split()
             except OSError:
                 continue
-            if int(fields[3]) == session:
+            if int(fields[3]) == session and fields[0] != "Z":
                 yield int(name)
 
 
@@ -189,6 +190,20 @@ def signal_session(session: int, number: int) -> None:
             os.kill(process, number)
         except ProcessLookupError:
             continue
+
+
+def linger(session: int, orders: Sequence[Sequence[float]]) -> None:
+    """Give what is left of a session the time that it has before it is killed, when it was told to end."""
+    last = max((order[0] for order in orders), default=0.0)
+    while time.time() < last and any(session_processes(session)):
+        if signal.sigtimedwait([signal.SIGTERM], 0.02):
+            _abandon(session)
+
+
+def _abandon(session: int) -> NoReturn:
+    """End at once, for the end of a test."""
+    signal_session(session, signal.SIGKILL)
+    os._exit(0)
 
 
 def session_memory(session: int) -> int:

@@ -280,6 +280,18 @@ def test_cancelling(world: World) -> None:
     assert (task["reason"], task["exit_code"], task["runs"]) == ("cancelled", None, 0)
 
 
+def test_what_a_cancelled_task_leaves_has_time_to_end(world: World) -> None:
+    world.environment["FAKE_KILL_DELAY"] = "20"
+    number = world.submit(
+        "(trap 'sleep 0.5; echo late' TERM; echo up; while :; do sleep 0.05; done) & trap '' USR1; wait"
+    )
+    out = world.directory / f"out.{number}"
+    until(lambda: out.exists() and out.stat().st_size > 0)
+    world.control(number, "cancel(task, signals=[15, 10, 9])")
+    until(lambda: "late" in out.read_text())
+    assert world.states(number) == ["running"]
+
+
 def test_suspended_tasks_stand_still_and_can_be_cancelled(world: World) -> None:
     number = world.submit("while :; do echo x; sleep 0.02; done")
     out = world.directory / f"out.{number}"
