@@ -33,12 +33,12 @@ _GRACE = 5
 
 # Find out about one job, without a process of our own: $alive, and $where it runs.
 _LOOK = """look() { # PID.START@HOST
-  alive= where=${1##*@} pid=${1%%.*} start=${1#*.}; start=${start%%@*}
+  alive= reused= where=${1##*@} pid=${1%%.*} start=${1#*.}; start=${start%%@*}
   [ "$where" = "$host" ] || return 0
   line=
   { IFS= read -r line < "/proc/$pid/stat"; } 2>/dev/null || return 0
   set -- ${line##*) }
-  [ "$1" = Z ] || [ "${20}" != "$start" ] || alive=yes
+  if [ "${20}" != "$start" ]; then reused=yes; elif [ "$1" != Z ]; then alive=yes; fi
 }
 host=$(uname -n)
 """
@@ -144,18 +144,20 @@ done <<'.'
         }.get(action, ":")
         finish = f"(trap '' HUP; sleep {_GRACE}; end KILL) </dev/null >/dev/null 2>&1 &"
         program = f"""cd {quote(self.spool)} || exit
-{_LOOK}sessions=
+{_LOOK}jobs=
 while read -r jobid token; do
   look "$jobid"
   if [ "$where" != "$host" ]; then echo "$jobid elsewhere"; continue; fi
   [ -n "$alive" ] || {{ echo "$jobid ended"; continue; }}
   {note}
-  sessions="$sessions $pid"
+  jobs="$jobs $jobid"
   echo "$jobid done"
 done <<'.'
 {listed}.
-[ -n "$sessions" ] || exit 0
-end() {{ # signal: all but the leaders, which have to write how it ended
+[ -n "$jobs" ] || exit 0
+end() {{ # signal: all but the leaders, which have to write how it ended, and whoever got a leader's number since
+  sessions=
+  for jobid in $jobs; do look "$jobid"; [ -n "$reused" ] || sessions="$sessions $pid"; done
   {{
     ps -e -o pid= -o sid= | awk -v list="$sessions" '
       BEGIN {{ split(list, s); for (i in s) is[s[i]] = 1 }} ($2 in is) && !($1 in is) {{ print $1 }}'

@@ -150,9 +150,12 @@ class User:
                 if stream is not None:
                     stream.close()
         for note in self.spool.glob(".running/*"):
-            # each job leads a process group; the note starts with its number
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(int(note.read_text().partition(".")[0]), signal.SIGKILL)
+            # each job leads a process group; the note is NUMBER.START@HOST, and the number may be another's by now
+            number, start = note.read_text().partition("@")[0].split(".")
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+                if fields[19] == start:
+                    os.killpg(int(number), signal.SIGKILL)
 
 
 def count_rows(database: Path) -> int:
