@@ -24,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Table(), "batchlib-conformance-table")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark as ``live`` what lies in tests/live and what uses a cluster; keep together what shares servers."""
     live = Path(__file__).parent / "live"
