@@ -235,7 +235,7 @@ def test_hold_release_suspend_resume(cell: SgeBackend) -> None:
 
 
 def test_jobs_that_start_again(cell: SgeBackend, tmp_path: Path) -> None:
-    again = Application(["sh", "-c", f"echo run >> runs; {WAIT[2]}"], rerunnable=True, outputs=["runs"])
+    again = Application(["sh", "-c", f"echo $$ >> runs; {WAIT[2]}"], rerunnable=True, outputs=["runs"])
     broken, given_up = Application(["true"], hold=True), Application(["true"], hold=True)
     cell.submit_jobs([again, broken, given_up])
     for app in (broken, given_up):
@@ -243,9 +243,14 @@ def test_jobs_that_start_again(cell: SgeBackend, tmp_path: Path) -> None:
         directory = f"{cell.spool}/{app.execution.token}/.batchlib"
         cell.transport.rename(directory, f"{directory}.away")
     cell.release_jobs([broken, given_up])
-    reach(cell, State.RUNNING, again)
+    runs = f"{cell.spool}/{again.execution.token}/runs"
+    settle(cell, [again], lambda app: cell.transport.exists(runs))
+    # it must not start before all of its first run is gone: Grid Engine may then take the one for the other
+    assert cell.hold_jobs([again])[again].outcome is Outcome.DONE
     assert cell.requeue_jobs([again])[again].outcome is Outcome.DONE
-    reach(cell, State.REQUEUED, again)
+    reach(cell, State.REQUEUED_HELD, again)
+    settle(cell, [again], lambda app: cell.transport.run(f"kill -0 $(cat {runs})").exitcode != 0)
+    assert cell.release_jobs([again])[again].outcome is Outcome.DONE
 
     settle(cell, [broken, given_up], lambda app: app.execution.native_state.startswith("Eqw"))
     assert broken.execution.state in (State.HELD, State.REQUEUED_HELD), "it may have been seen as running before"
@@ -261,7 +266,7 @@ def test_jobs_that_start_again(cell: SgeBackend, tmp_path: Path) -> None:
     assert [outcome(app) for app in (again, broken)] == [DONE, DONE]
     assert outcome(given_up)[:2] == (State.CANCELLED, Reason.CANCELLED_BY_USER)
     cell.get_results(again, tmp_path)
-    assert (tmp_path / "runs").read_text() == "run\nrun\n"
+    assert len((tmp_path / "runs").read_text().splitlines()) == 2
     if again.execution.accounting.native:
         assert again.execution.accounting.runs == 2
 
