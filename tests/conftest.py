@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,9 @@ from tests.servers.slurm import SlurmCluster
 from tests.servers.sshd import Sshd
 from tests.servers.state import make_state_directory, remove_state_directory, sweep
 
+#: The site in the name of a test.
+SITE = re.compile(r"[\[-]((?:shell|slurm|sge|pbs|torque|lsf|volclava)-(?:local|ssh))[\]-]")
+
 CLUSTERS = {"slurm", "slurm_without_accounting", "grid_engine"}
 
 
@@ -24,22 +29,29 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Table(), "batchlib-conformance-table")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own hook
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark as ``live`` what lies in tests/live and what uses a cluster; keep together what shares servers."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as ``live`` what lies in tests/live and what uses a cluster."""
     live = Path(__file__).parent / "live"
     for item in items:
-        if config.pluginmanager.hasplugin("xdist"):
-            item.add_marker(pytest.mark.xdist_group(_group(item)))
         if live in item.path.parents or CLUSTERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.live)
 
 
-def _group(item: pytest.Item) -> str:
-    """Name the tests that run one after the other in one process: those of a file, or of a site."""
-    callspec = getattr(item, "callspec", None)
-    site = callspec.params.get("site") if callspec is not None else None
-    return f"site-{site}" if site is not None else item.path.stem
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file, or of a site, in one process: they share servers.
+
+    The marks ``xdist_group`` would do, but pytest-xdist 3.8 loses them with pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling  # only called where there is an xdist
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            site = SITE.search(test)
+            return site[1] if site and "/conformance/" in file else file
+
+    return Groups(config, log)
 
 
 def require(packages: Mapping[str, str], *, root: bool = False) -> None:

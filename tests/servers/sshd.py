@@ -83,6 +83,7 @@ class Sshd(Server):
         self._set_env = {MARKER: str(directory), **(set_env or {})}
         self._host_key_type = host_key_type
         self._host_key = directory / "host_key"
+        self._published = False  # whether this server's port and key are in known_hosts
         sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
         if sshd is None:
             raise ServerError("There is no sshd; on Debian the package openssh-server has it.")
@@ -176,9 +177,10 @@ class Sshd(Server):
             shutil.copy(f"{self.keyfile}.pub", self.directory / "authorized_keys")
         if not self._host_key.exists():
             self._make_host_key()
-        if not self.known_hosts.exists():
+        if not self._published:
             key_type, key = Path(f"{self._host_key}.pub").read_text().split()[:2]
             self.known_hosts.write_text(f"[{self.host}]:{self.port} {key_type} {key}\n")
+            self._published = True
         (self.directory / "sshd_config").write_text(self._sshd_config())
         self.config.write_text(self._ssh_config())
         if os.geteuid() == 0:
