@@ -147,10 +147,13 @@ class GridEngine(Cluster):
             qmaster_spool_dir=str(self.directory / "qmaster"),
         )
         (self._common / "bootstrap").write_text(bootstrap)
+        # a cell kills what carries one of its group ids; the port is no other cell's
+        group = 100_000 + 200 * self._ports[0]
         configuration = self.directory / "configuration"
         configuration.write_text(
             _set(
                 (DATA / "default-configuration").read_text(),
+                gid_range=f"{group}-{group + 199}",
                 execd_spool_dir=str(self.directory / "execd"),
                 mailer="/bin/true",
                 load_report_time="00:00:05",
