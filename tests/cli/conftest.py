@@ -112,6 +112,17 @@ class User:
         out, err = process.communicate(typed, timeout=PATIENCE)
         return Said(process.returncode, out or "", err or "")
 
+    def take_over(self, patch: pytest.MonkeyPatch) -> None:
+        """Make this process theirs until the end of the test; `call`, `submit` and `task` need that."""
+        for name in [name for name in os.environ if name not in self.environment]:
+            patch.delenv(name)
+        for name, value in self.environment.items():
+            patch.setenv(name, value)
+        patch.chdir(self.work)
+        # what a command sets for its process is undone after the test
+        patch.setattr(warnings, "showwarning", warnings.showwarning)
+        patch.setattr(logging, "lastResort", logging.lastResort)
+
     def call(self, program: str, *arguments: str) -> Said:
         """Run a command in this process: less true to life than `run`, but much faster."""
         module = importlib.import_module(f"batchlib.cli.{'main' if program == 'batchlib' else program}")
@@ -178,13 +189,6 @@ def poll(look: Callable[[], Any], seconds: float = PATIENCE) -> Any:
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[User]:
     """Somebody with a fresh home directory; this process is theirs as well."""
     somebody = User(tmp_path)
-    for name in [name for name in os.environ if name not in somebody.environment]:
-        monkeypatch.delenv(name)
-    for name, value in somebody.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(somebody.work)
-    # what a command sets for its process is undone after the test
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr(logging, "lastResort", logging.lastResort)
+    somebody.take_over(monkeypatch)
     yield somebody
     somebody.end()

@@ -23,10 +23,11 @@ def configure(user: User, sshd: Sshd, **keys: object) -> None:
 
 
 @pytest.fixture
-def hpc(tmp_path: Path, sshd: Sshd, slurm: SlurmCluster) -> Iterator[User]:
+def hpc(tmp_path: Path, sshd: Sshd, slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[User]:
     """Somebody whose cluster is behind an SSH server."""
     user = User(tmp_path)
     configure(user, sshd, spooldir=f"$HOME/spool-{os.getpid()}")
+    user.take_over(monkeypatch)
     yield user
     user.end()
     slurm.cancel_all()
