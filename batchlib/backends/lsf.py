@@ -399,9 +399,7 @@ done"""
 
     def parse_queues(self, answer: Completed) -> list[Queue]:
         """Read bqueues' description."""
-        if self.check_command(answer).exitcode != 0:
-            raise self.unavailable("bqueues", answer)
-        return lsf_text.parse_queues(answer.out)
+        return lsf_text.parse_queues(self.check_listing(answer, "bqueues").out)
 
     def machines_command(self) -> str:
         """List hosts with their slots; what else is known of them may be missing."""
@@ -410,9 +408,7 @@ done"""
 
     def parse_machines(self, answer: Completed) -> list[Machine]:
         """Read what bhosts, lshosts and lsload say."""
-        if self.check_command(answer).exitcode != 0:
-            raise self.unavailable("bhosts", answer)
-        return lsf_text.parse_machines(answer.out)
+        return lsf_text.parse_machines(self.check_listing(answer, "bhosts").out)
 
 
 def _shape(app: Application) -> tuple[int | None, int]:

@@ -367,6 +367,12 @@ class NativeSystem(Backend):
             )
         return answer
 
+    def check_listing(self, answer: Completed, command: str, complete: bool = True) -> Completed:
+        """Raise unless a native command succeeded and its listing is `complete`: no answer is no empty answer."""
+        if self.check_command(answer).exitcode != 0 or not complete:
+            raise self.unavailable(command, answer)
+        return answer
+
     def unavailable(self, command: str, answer: Completed) -> SystemUnavailable:
         """Make the error of a native command that gave no answer."""
         said = (answer.err.strip() or answer.out.strip() or f"exit code {answer.exitcode}")[-500:]

@@ -122,7 +122,7 @@ class PbsBackend(PbsFamily):
     def _remembers(self) -> bool:
         if self._history is None:
             try:
-                answer = self.check_listing(self.ask(self.patient("qstat -B -f")))
+                answer = self.check_listing(self.ask(self.patient("qstat -B -f")), "qstat")
             except BatchlibError:
                 # not known now: asked again the next time
                 return False

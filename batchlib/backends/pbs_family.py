@@ -12,7 +12,7 @@ from typing import ClassVar
 import attrs
 
 from ..application import Application
-from ..errors import InvalidValue, SystemUnavailable
+from ..errors import InvalidValue
 from ..quantity import Memory, whole_number
 from ..run import NativeDependency, Reason
 from ..transport.shell import Completed
@@ -143,24 +143,7 @@ class PbsFamily(BatchSystem):
 
     def parse_queue(self, answer: Completed) -> dict[str, JobRow]:
         """Read qstat's listing."""
-        return pbs_text.job_rows(self.check_listing(answer).out, self.reasons, self.killed)
-
-    def check_listing(self, answer: Completed, command: str = "qstat") -> Completed:
-        """Raise unless a listing is an answer."""
-        if self.check_command(answer).exitcode != 0:
-            raise self.unavailable(command, answer)
-        return answer
-
-    def unavailable(self, command: str, answer: Completed) -> SystemUnavailable:
-        """Make the error of a server that does not answer."""
-        said = (answer.err.strip() or answer.out.strip() or f"exit code {answer.exitcode}")[-500:]
-        return SystemUnavailable(
-            f"{command} does not answer: {said}",
-            resource=self.name,
-            command=command,
-            exitcode=answer.exitcode,
-            stderr=answer.err,
-        )
+        return pbs_text.job_rows(self.check_listing(answer, "qstat").out, self.reasons, self.killed)
 
     def lookup_commands(self, names: Sequence[str]) -> dict[str, str]:
         """Look for jobs by name among all of the user's."""
@@ -170,7 +153,7 @@ class PbsFamily(BatchSystem):
         """Read the listings."""
         found = {}
         for answer in parts.values():
-            rows = pbs_text.job_rows(self.check_listing(answer).out, self.reasons, self.killed)
+            rows = pbs_text.job_rows(self.check_listing(answer, "qstat").out, self.reasons, self.killed)
             found.update({row.name: jobid for jobid, row in rows.items()})
         return found
 
@@ -228,7 +211,7 @@ class PbsFamily(BatchSystem):
 
     def ping(self) -> None:
         """Ask the server for a sign of life."""
-        self.check_listing(self.ask(self.patient("qstat -B")))
+        self.check_listing(self.ask(self.patient("qstat -B")), "qstat")
 
     def listing_command(self) -> str:
         """List everybody's jobs, arrays by element."""
@@ -237,7 +220,7 @@ class PbsFamily(BatchSystem):
     def parse_listing(self, answer: Completed) -> list[JobInfo]:
         """Read qstat's listing; jobs that it remembers although they have ended are left out."""
         jobs = []
-        for jobid, found in pbs_text.parse_blocks(self.check_listing(answer).out):
+        for jobid, found in pbs_text.parse_blocks(self.check_listing(answer, "qstat").out):
             row = pbs_text.job_row(jobid, found, self.reasons, self.killed)
             if "[]" not in jobid and not row.state.final:
                 jobs.append(
@@ -262,7 +245,7 @@ class PbsFamily(BatchSystem):
 
     def parse_queues(self, answer: Completed) -> list[Queue]:
         """Read both listings."""
-        text = self.check_listing(answer).out
+        text = self.check_listing(answer, "qstat").out
         defaults = {found.get("default_queue") for _, found in pbs_text.parse_blocks(text, "Server")}
         queues = []
         for name, found in pbs_text.parse_blocks(text, "Queue"):

@@ -206,9 +206,7 @@ ids=$(printf '%s\\n' "$listed" | awk -F'[<>]' {quote(in_error)} | sort -u | head
 
     def _checked(self, answer: Completed) -> Completed:
         """Raise unless qstat gave a listing."""
-        if self.check_command(answer).exitcode != 0 or _LISTED not in answer.out:
-            raise self.unavailable("qstat", answer)
-        return answer
+        return self.check_listing(answer, "qstat", complete=_LISTED in answer.out)
 
     def accounting_command(self, jobs: Sequence[Job]) -> str | None:
         """Ask qacct by the tokens in the jobs' names: ids are given again, and of several ids it knows the first."""
@@ -335,9 +333,7 @@ $limit {self.command("qconf")} -sq '*' 2>/dev/null | grep -E '^(qname|h_rt) ' ||
 
     def parse_machines(self, answer: Completed) -> list[Machine]:
         """Read qhost's list."""
-        if self.check_command(answer).exitcode != 0 or "</qhost>" not in answer.out:
-            raise self.unavailable("qhost", answer)
-        return sge_text.parse_machines(answer.out)
+        return sge_text.parse_machines(self.check_listing(answer, "qhost", complete="</qhost>" in answer.out).out)
 
 
 def name_pattern(tokens: Sequence[str]) -> str:

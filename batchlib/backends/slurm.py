@@ -95,9 +95,7 @@ class SlurmBackend(BatchSystem):
 
     def parse_queue(self, answer: Completed) -> dict[str, JobRow]:
         """Read squeue's listing."""
-        self.check_command(answer)
-        if answer.exitcode != 0 or _COMPLAINT.search(answer.err):
-            raise self.unavailable("squeue", answer)
+        self.check_listing(answer, "squeue", complete=not _COMPLAINT.search(answer.err))
         return {row.jobid: row for row in map(parse_queue_line, answer.out.split("\n")) if row is not None}
 
     def accounting_command(self, jobs: Sequence[Job]) -> str | None:
@@ -218,9 +216,7 @@ class SlurmBackend(BatchSystem):
 
     def parse_listing(self, answer: Completed) -> list[JobInfo]:
         """Read squeue's listing."""
-        self.check_command(answer)
-        if answer.exitcode != 0 or _COMPLAINT.search(answer.err):
-            raise self.unavailable("squeue", answer)
+        self.check_listing(answer, "squeue", complete=not _COMPLAINT.search(answer.err))
         found = []
         for line in answer.out.split("\n"):
             row = parse_queue_line(line, LISTING_FIELDS)
@@ -249,8 +245,7 @@ class SlurmBackend(BatchSystem):
 
     def parse_queues(self, answer: Completed) -> list[Queue]:
         """Read sinfo's summary."""
-        if self.check_command(answer).exitcode != 0:
-            raise self.unavailable("sinfo", answer)
+        self.check_listing(answer, "sinfo")
         found = []
         for line in answer.out.splitlines():
             name, available, limit = [*line.split("|"), "", ""][:3]
@@ -264,8 +259,7 @@ class SlurmBackend(BatchSystem):
 
     def parse_machines(self, answer: Completed) -> list[Machine]:
         """Read sinfo's list of nodes; a node is in it once for each of its partitions."""
-        if self.check_command(answer).exitcode != 0:
-            raise self.unavailable("sinfo", answer)
+        self.check_listing(answer, "sinfo")
         found = {}
         for line in answer.out.splitlines():
             name, state, cores, memory, load = [*line.split("|"), "", "", "", ""][:5]
