@@ -133,10 +133,11 @@ def test_a_long_command_line(carrier: Carrier) -> None:
 
 
 def test_the_first_word_is_the_stream(carrier: Carrier) -> None:
-    pipe = carrier.open("echo out")
+    # the program goes on, so that the end of the other stream can't come first
+    pipe = carrier.open("echo out; exec cat")
     assert pipe.read(30) == (STDOUT, b"out\n")
     pipe.close()
-    pipe = carrier.open("echo err >&2")
+    pipe = carrier.open("echo err >&2; exec cat")
     assert pipe.read(30) == (STDERR, b"err\n")
     pipe.close()
 
