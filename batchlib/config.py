@@ -38,6 +38,9 @@ _COMMENT = re.compile(r"(?:^|\s)[#;]")
 _SCRIPT_KEY = re.compile(r"(?:(?P<application>.+)_)?(?P<which>prologue|epilogue)(?P<content>_content)?")
 _TRUE = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False, "off": False}
 
+#: Seconds between two looks at a queue at least, where the configuration does not say.
+DEFAULT_POLL_INTERVAL = 0.25
+
 
 class WrongKey(InvalidValue):
     """A key can't be used, or not with this value."""
@@ -141,6 +144,8 @@ class ResourceSettings:
         Directory for sandboxes on the frontend, shared with the nodes; ``$HOME`` and ``~`` are expanded there.
     accounting_delay : float
         Seconds to wait for evidence of a job that is gone from the queue.
+    poll_interval : float
+        Seconds between two looks at the queue at least. Looks are as frequent as that only while much happens.
     timeout : float
         Seconds that one request may take.
     queue, account, qos : str, optional
@@ -182,6 +187,7 @@ class ResourceSettings:
     max_walltime: Duration | None = attrs.field(default=None, converter=_duration)
     spooldir: str = "$HOME/.batchlib"
     accounting_delay: float = attrs.field(default=15.0, converter=_seconds)
+    poll_interval: float = attrs.field(default=DEFAULT_POLL_INTERVAL, converter=_seconds)
     timeout: float = attrs.field(default=120.0, converter=_seconds)
     queue: str | None = attrs.field(default=None, converter=_native_name)
     account: str | None = attrs.field(default=None, converter=_native_name)

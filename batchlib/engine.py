@@ -1,62 +1,35 @@
-"""Drive many tasks to their end: submit what may start, watch what runs, retry, fetch outputs."""
+"""Drive many tasks to their end: which resource is looked at when, side by side."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
-
-import attrs
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from .application import Application
-from .backends.base import Backend, Collected
-from .config import Configuration, load
-from .dependencies import Standing, by_id, native, parents, standing
-from .errors import BatchlibError, CapacityReached, ConfigurationError, DataStagingError, Kind, SessionLocked
-from .run import Reason, Run, State
+from .backends.base import Backend
+from .config import DEFAULT_POLL_INTERVAL, Configuration, load
+from .cycle import Cycle, Room, Site, refuse
+from .errors import BatchlibError, ConfigurationError, SessionLocked
+from .polling import LONGEST_PAUSE, Look
+from .run import State
 from .session import Session
+from .side_by_side import SideBySide, for_each
+from .store import Tally
 
-if TYPE_CHECKING:
-    from .store import Row
-
-#: States in which a task has to be watched or may be submitted.
-ACTIVE = frozenset(state for state in State if not state.final)
-#: Submissions of one task whose outcome stayed open, or that were found never to have arrived, before it is given up.
-_MAX_ATTEMPTS = 10
-#: Seconds between looks at a resource when nothing changes: the first, what each is multiplied by, and the most.
-_FIRST_PAUSE, _GROWTH, _LONGEST_PAUSE = 0.25, 1.5, 30.0
-
-
-@attrs.define
-class _Site:
-    """A resource as the engine sees it.
-
-    Parameters
-    ----------
-    backend : Backend
-        How to reach it.
-    pause : float
-        Seconds until the next look, counted from the last one.
-    looked_at : float
-        When that was, by the monotonic clock.
-    problem : BatchlibError, optional
-        Why it did not answer the last time.
-    """
-
-    backend: Backend
-    pause: float = 0.0
-    looked_at: float = float("-inf")
-    problem: BatchlibError | None = None
-
-    @property
-    def due(self) -> float:
-        return self.looked_at + self.pause
+#: Seconds between looks at what other processes wrote into the session.
+_ATTENTION = 1.0
+#: Seconds that one of many cycles waits for another process.
+_SHORT_WAIT = 0.25
+#: The note of the session that tells when a resource was looked at, before its name.
+_NOTE = "look "
 
 
 class Engine:
     """Drives the tasks of a session.
+
+    Resources are driven side by side, each under a lock of its own: one that hangs does not slow the others.
 
     Parameters
     ----------
@@ -67,11 +40,14 @@ class Engine:
     on : str, optional
         Resource for tasks that name none; default is the first that is enabled.
     max_in_flight : int, optional
-        Tasks that the batch systems may have at a time: all in a live state (`State.live`), queued ones included.
+        Tasks that the batch systems may have at a time: all of the session in a live state (`State.live`), queued
+        ones included.
     fetch : bool
         Fetch the outputs of tasks that have ended.
     submit : bool
         Submit new tasks.
+    backends : mapping of str to Backend, optional
+        Backends to use in the place of those that the configuration describes.
 
     Attributes
     ----------
@@ -93,23 +69,29 @@ class Engine:
         self.session = session
         self.configuration = configuration if configuration is not None else load()
         self.default = on
-        self.max_in_flight = max_in_flight
         self.fetch = fetch
         self.submit = submit
         self.unfetched: dict[str, str] = {}
+        self._room = Room(max_in_flight)
         self._backends = backends or {}
-        self._sites: dict[str, _Site] = {}
+        self._sites: dict[str, Site] = {}
         self._unknown: dict[str, BatchlibError] = {}
 
     @property
     def problems(self) -> dict[str, BatchlibError]:
         """Resources that did not answer the last time, or are not configured, and why."""
-        down = {name: site.problem for name, site in self._sites.items() if site.problem is not None}
+        down = {name: site.problem for name, site in list(self._sites.items()) if site.problem is not None}
         return self._unknown | down
 
     def backend(self, name: str) -> Backend:
         """Give the backend of a resource."""
         return self._site(name).backend
+
+    def resource_of(self, app: Application) -> str:
+        """Give the name of a task's resource, choosing one when it has none."""
+        if app.execution.resource is None:
+            app.execution.resource = self._default()
+        return app.execution.resource
 
     def close(self) -> None:
         """Release all connections."""
@@ -124,6 +106,8 @@ class Engine:
 
     def progress(self, ids: Iterable[str] | None = None, *, patience: float = 0.0) -> dict[State, int]:
         """Run one cycle: recover and update states, retry, submit, fetch.
+
+        A resource that was looked at just now, by whichever process, is not asked again.
 
         Parameters
         ----------
@@ -140,19 +124,20 @@ class Engine:
         Raises
         ------
         SessionLocked
-            Another process is driving the session.
+            Another process is driving tasks of a resource; those of all others were driven.
         """
         chosen = None if ids is None else list(ids)
-        with self.session.driving(patience):
-            # rows are cheap, documents are not: only those of tasks that something is to be done about are read
-            rows = self.session.rows(chosen, None if self.fetch else ACTIVE)
-            apps = self.session.load([row.id for row in rows if self._unfinished(row.id, row)])
-            groups: dict[str, list[Application]] = {}
-            for app in apps:
-                groups.setdefault(self.resource_of(app), []).append(app)
-            in_flight = sum(app.execution.state.live for app in apps)
-            for name, group in groups.items():
-                in_flight += self._progress_on(name, group, in_flight)
+        locked: list[SessionLocked] = []
+
+        def cycle(name: str) -> None:
+            try:
+                self._cycle(name, chosen, patience)
+            except SessionLocked as error:
+                locked.append(error)
+
+        for_each(self._waiting(chosen), cycle)
+        if locked:
+            raise locked[0]
         return self.session.counts()
 
     def run(
@@ -187,186 +172,169 @@ class Engine:
         self.default = on or self.default
         chosen = None if ids is None else list(ids)
         deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            with contextlib.suppress(SessionLocked):
+        due: dict[str, float] = {}
+
+        def cycle(name: str) -> None:
+            try:
+                pause = self._cycle(name, chosen, _SHORT_WAIT, in_turn=True)
+            except SessionLocked:
                 # while somebody else does the work, what they write is what we see
-                self.progress(chosen, patience=_FIRST_PAUSE)
-            rows = self.session.rows(chosen)
-            counts: dict[State, int] = {}
-            for row in rows:
-                counts[row.state] = counts.get(row.state, 0) + 1
-            if tell is not None:
-                tell(counts)
-            if progress:
-                _show(counts)
-            if not any(self._unfinished(row.id, row) for row in rows) or (
-                deadline is not None and time.monotonic() >= deadline
-            ):
-                break
-            self._sleep(deadline)
+                pause = _ATTENTION
+            due[name] = time.monotonic() + pause
+
+        counts: dict[State, int] = {}
+        revision = -1
+        waiting: dict[str, int] = {}
+        with SideBySide(cycle) as cycles:
+            while True:
+                now = time.monotonic()
+                changed = revision != (revision := self.session.store.revision())
+                if changed:
+                    waiting = self._waiting(chosen, cycles.busy)
+                for name, new in waiting.items():
+                    if due.get(name, now) <= now or (changed and new and self._takes_more(name)):
+                        cycles.start(name, alone=len(waiting) == 1)
+                cycles.wait(_until(deadline, (due[name] for name in waiting if name in due)))
+                tally = self.session.store.tally(chosen)
+                told, counts = counts, _by_state(tally)
+                if tell is not None:
+                    tell(counts)
+                if progress and told != counts:
+                    _show(counts)
+                if not (self._open(tally, chosen) or cycles.busy) or (
+                    deadline is not None and time.monotonic() >= deadline
+                ):
+                    break
         if progress:
             sys.stderr.write("\n")
-        return counts
+        return _by_state(self.session.store.tally(chosen))
 
-    # --- one resource --------------------------------------------------------------------------------------
+    # --- one round -----------------------------------------------------------------------------------------
 
-    def _progress_on(self, name: str, apps: Sequence[Application], in_flight: int) -> int:
-        """Run one cycle on one resource; give by how much the number of tasks in flight changed."""
-        before = [(app, app.execution.state) for app in apps]
-        try:
-            site = self._site(name)
-        except ConfigurationError as error:
-            self._unknown[name] = error
+    def _waiting(self, chosen: Collection[str] | None, busy: Collection[str] = ()) -> dict[str, int]:
+        """Find the resources where something is to be done; give how many new tasks each of them has."""
+        store = self.session.store
+        with contextlib.suppress(SessionLocked):
+            self._assign(chosen)
+        if self._room.most is not None:
+            live: dict[str, int] = {}
+            for part in store.tally():
+                if part.resource is not None and part.resource not in busy:
+                    live[part.resource] = live.get(part.resource, 0) + part.count * part.state.live
+            self._room.count(live)
+        waiting: dict[str, int] = {}
+        for part in self._open(store.tally(chosen), chosen):
+            if part.resource is not None:
+                waiting[part.resource] = waiting.get(part.resource, 0) + part.count * (part.state is State.NEW)
+        return waiting
+
+    def _open(self, tally: Iterable[Tally], chosen: Collection[str] | None) -> list[Tally]:
+        """Choose the tasks that have not ended, or have outputs that can still be fetched."""
+        found = []
+        fetchable: dict[str | None, list[Tally]] = {}
+        for part in tally:
+            if not part.state.final:
+                found.append(part)
+            elif self.fetch and part.outputs_wait:
+                fetchable.setdefault(part.resource, []).append(part)
+        for resource, parts in fetchable.items():
+            site = self._sites.get(resource or "")
+            hopeless = [task for task in site.unfetchable if _is_among(task, chosen)] if site is not None else []
+            if sum(part.count for part in parts) > len(hopeless):
+                found += parts
+        return found
+
+    def _assign(self, chosen: Collection[str] | None) -> None:
+        """Choose the resource of tasks that name none."""
+        store = self.session.store
+        if not store.unfinished(None, chosen):
+            return
+        with self.session.driving(_SHORT_WAIT, [None]):
+            apps = self.session.load(store.unfinished(None, chosen))
             for app in apps:
-                if app.execution.state is State.NEW:
-                    self._give_up(app, error)
+                self.resource_of(app)
             self.session.save(apps)
-            return 0
-        if time.monotonic() < site.due:
-            return 0
-        site.problem = None
-        backend = site.backend
-        self._recover(site, [app for app in apps if app.execution.state is State.SUBMITTING])
-        live = [app for app in apps if app.execution.state.live and app.execution.jobid]
-        if live and site.problem is None:
-            self._note(site, backend.update_job_states(live))
-        self._retry([app for app in apps if app.execution.state is State.FAILED])
-        self.session.save(
-            [app for app, state in before if app.execution.state is not state or app.execution.state.live]
-        )
-        if self.submit and site.problem is None:
-            room = None if self.max_in_flight is None else max(0, self.max_in_flight - in_flight)
-            self._submit(site, self._startable(site, [app for app in apps if app.execution.state is State.NEW])[:room])
-        if self.fetch and site.problem is None:
-            ended = [app for app in apps if app.execution.state.final]
-            self._fetch(site, [app for app in ended if self._unfinished(app.task_id, app.execution)])
-        changed = any(app.execution.state is not state for app, state in before)
-        site.looked_at = time.monotonic()
-        site.pause = _FIRST_PAUSE if changed else min(_LONGEST_PAUSE, max(_FIRST_PAUSE, site.pause * _GROWTH))
-        return sum(app.execution.state.live for app in apps) - sum(state.live for _, state in before)
 
-    def _recover(self, site: _Site, apps: Sequence[Application]) -> None:
-        if not apps:
-            return
-        self._note(site, site.backend.recover_jobs(apps))
-        for app in apps:
-            if app.execution.state is State.NEW and app.execution.attempts >= _MAX_ATTEMPTS:
-                self._give_up(app, BatchlibError(f"submitted {_MAX_ATTEMPTS} times without success"))
-        self.session.save(apps)
+    def _takes_more(self, name: str) -> bool:
+        """Tell whether new tasks can be submitted to a resource before it is looked at again."""
+        site = self._sites.get(name)
+        return self.submit and self._room.free and (site is None or not site.full)
 
-    def _startable(self, site: _Site, apps: Sequence[Application]) -> list[Application]:
-        """Choose the new tasks that depend on nothing, or on what the batch system can wait for by itself."""
-        waited_for = parents(apps)
-        if not waited_for:
-            return list(apps)
-        tasks = by_id(self.session.store.rows(waited_for, set(State)))
-        chosen = []
-        for app in apps:
-            now = standing(app, tasks)
-            app.execution.waits_for = ()
-            if now is Standing.NEVER:
-                app.execution.reason = Reason.DEPENDENCY
-                app.set_state(State.OMITTED, "what it depends on did not end as asked")
-                self.session.save([app])
-            elif now is Standing.WAITS and site.backend.supports("dependency"):
-                waits_for = native(app, tasks, site.backend.name)
-                if waits_for is not None and site.backend.takes_dependency(waits_for):
-                    app.execution.waits_for = waits_for
-                    chosen.append(app)
-            elif now is Standing.READY:
-                chosen.append(app)
-        return chosen
+    def _cycle(self, name: str, chosen: Collection[str] | None, patience: float, *, in_turn: bool = False) -> float:
+        """Run one cycle on one resource; give the seconds until its next turn.
 
-    def _submit(self, site: _Site, apps: Sequence[Application]) -> None:
-        if not apps:
-            return
-        answers = site.backend.submit_jobs(apps, journal=self.session.save)
-        for app, error in answers.items():
-            if error is None:
-                continue
-            if error.kind is Kind.PERMANENT and app.execution.state is State.NEW:
-                self._give_up(app, error)
-        self._note(site, answers)
-        self.session.save(apps)
-
-    def _give_up(self, app: Application, error: BatchlibError) -> None:
-        staging = isinstance(error, DataStagingError)
-        app.execution.reason = Reason.STAGING_FAILED if staging else Reason.SUBMISSION_FAILED
-        app.set_state(State.FAILED, str(error))
-
-    def _retry(self, apps: Sequence[Application]) -> None:
-        """Make failed tasks new again that have retries left."""
-        for app in apps:
-            run = app.execution
-            if run.retried < app.retries and run.reason is not Reason.SUBMISSION_FAILED:
-                self.backend(run.resource or "").free_jobs([app])
-                app.execution = Run(resource=run.resource, retried=run.retried + 1, history=run.history)
-                app.execution.note(f"trying again ({run.retried + 1} of {app.retries})")
-
-    def _fetch(self, site: _Site, apps: Sequence[Application]) -> None:
-        if not apps:
-            return
-        answers = site.backend.collect_jobs({app: app.output_dir or "." for app in apps})
-        for app, answer in answers.items():
-            if isinstance(answer, BatchlibError):
-                said = f"outputs not fetched: {answer}"
-                if app.execution.info != said:
-                    app.execution.note(said)
-                if answer.kind is Kind.PERMANENT:
-                    self.unfetched[app.task_id or ""] = app.execution.info
-            else:
-                note_collected(app, answer)
-                if answer.missing:
-                    self.unfetched[app.task_id or ""] = f"missing outputs: {', '.join(answer.missing)}"
-        self.session.save(apps)
+        Parameters
+        ----------
+        name : str
+            The resource.
+        chosen : collection of str or None
+            The tasks to drive; None for all.
+        patience : float
+            Seconds to wait for another process that drives them.
+        in_turn : bool
+            Look only when it is time to; else also when that would not be too soon after the last look.
+        """
+        store = self.session.store
+        with self.session.driving(patience, [name]):
+            try:
+                site = self._site(name)
+            except ConfigurationError as error:
+                self._unknown[name] = error
+                refuse(self.session, self.session.load(store.unfinished(name, chosen)), error)
+                return LONGEST_PAUSE
+            site.look = max(site.look, Look.read(store.note(_NOTE + name)), key=lambda look: look.at)
+            look = site.look.wait(site.look.pause if in_turn else site.minimum) <= 0
+            ids = (
+                store.unfinished(name, chosen, outputs=self.fetch)
+                if look
+                else store.unfinished(name, chosen, {State.NEW})
+            )
+            apps = self.session.load(ids)
+            cycle = Cycle(self.session, site, self._room, self.unfetched)
+            changed = cycle.run(apps, look=look, submit=self.submit, fetch=self.fetch)
+            if not (look or changed):
+                return site.look.wait(site.look.pause)
+            site.look = cycle.next_look(apps, changed=changed)
+            if not cycle.looked:
+                return site.look.pause
+            if chosen is None:
+                store.note(_NOTE + name, site.look.write())
+            return site.look.wait(site.look.pause)
 
     # --- helpers -------------------------------------------------------------------------------------------
 
-    def _site(self, name: str) -> _Site:
+    def _site(self, name: str) -> Site:
         if name not in self._sites:
-            self._sites[name] = _Site(self._backends.get(name) or self.configuration.resource(name))
+            backend = self._backends.get(name) or self.configuration.resource(name)
+            settings = self.configuration.resources.get(name)
+            self._sites[name] = Site(name, backend, settings.poll_interval if settings else DEFAULT_POLL_INTERVAL)
         return self._sites[name]
 
-    def resource_of(self, app: Application) -> str:
-        """Give the name of a task's resource, choosing one when it has none."""
-        if app.execution.resource is None:
-            app.execution.resource = self.default or self._first_enabled()
-        return app.execution.resource
-
-    def _first_enabled(self) -> str:
+    def _default(self) -> str:
+        if self.default is not None:
+            return self.default
         for name, settings in self.configuration.resources.items():
             if settings.enabled:
                 return name
         raise ConfigurationError("no resource is enabled in the configuration")
 
-    def _unfinished(self, task_id: str | None, run: Run | Row) -> bool:
-        """Tell whether a task has not ended, or still has outputs to fetch."""
-        if not run.state.final:
-            return True
-        waits = self.fetch and run.jobid is not None and not run.collected and not run.freed
-        return waits and task_id not in self.unfetched
 
-    def _note(self, site: _Site, answers: Mapping[Application, BatchlibError | None]) -> None:
-        """Keep what a resource as a whole suffers from."""
-        for error in answers.values():
-            if error is not None and error.kind is not Kind.PERMANENT and not isinstance(error, CapacityReached):
-                site.problem = error
-                return
-
-    def _sleep(self, deadline: float | None) -> None:
-        """Wait until a resource is due."""
-        now = time.monotonic()
-        due = min((site.due for site in self._sites.values()), default=now + _FIRST_PAUSE)
-        wait = max(0.02, due - now)
-        if deadline is not None:
-            wait = min(wait, max(0.0, deadline - now))
-        time.sleep(wait)
+def _until(deadline: float | None, due: Iterable[float]) -> float:
+    """Give the seconds to wait: until one of these times, but not for long."""
+    now = time.monotonic()
+    times = [*due] if deadline is None else [deadline, *due]
+    return max(0.02, min([_ATTENTION, *(moment - now for moment in times)]))
 
 
-def note_collected(app: Application, answer: Collected) -> None:
-    """Write into a task's history what was fetched."""
-    missing = f"; missing: {', '.join(answer.missing)}" if answer.missing else ""
-    app.execution.note(f"{len(answer.files)} files fetched to {answer.directory}{missing}")
+def _is_among(task: str, chosen: Collection[str] | None) -> bool:
+    return chosen is None or task in chosen or task.partition(".")[0] in chosen
+
+
+def _by_state(tally: Iterable[Tally]) -> dict[State, int]:
+    counts: dict[State, int] = {}
+    for part in tally:
+        counts[part.state] = counts.get(part.state, 0) + part.count
+    return counts
 
 
 def _show(counts: Mapping[State, int]) -> None:

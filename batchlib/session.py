@@ -1,7 +1,7 @@
 """A named, durable set of tasks.
 
-A session is a directory with a database, which any number of processes may read and add tasks to, and a lock,
-which the one that drives the tasks holds during a cycle.
+A session is a directory with a database, which any number of processes may read and add tasks to, and locks: whoever
+drives the tasks on a resource holds that resource's lock during a cycle, so that one that hangs stops no other.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import attrs
 
@@ -236,6 +237,16 @@ class Session:
         """Count tasks by state."""
         return self.store.counts()
 
+    def resources(self, ids: Collection[str] | None = None) -> set[str | None]:
+        """List the resources of tasks; None stands for tasks that have none yet.
+
+        Parameters
+        ----------
+        ids : collection of str, optional
+            Which tasks; default is all.
+        """
+        return {part.resource for part in self.store.tally(ids)}
+
     def remove(self, apps: Iterable[Application]) -> None:
         """Forget tasks. What they left on a cluster stays there: free it first."""
         ids = [app.task_id for app in apps if app.task_id is not None]
@@ -252,41 +263,53 @@ class Session:
             raise SessionError(f"the session directory {self.directory} can't be removed: {error}") from error
 
     @contextlib.contextmanager
-    def driving(self, timeout: float = 0.0) -> Iterator[None]:
-        """Hold the session's lock: only one process at a time drives its tasks.
+    def driving(self, timeout: float = 0.0, resources: Iterable[str | None] | None = None) -> Iterator[None]:
+        """Hold the locks under which tasks are driven: only one process at a time drives those of a resource.
 
         Parameters
         ----------
         timeout : float
-            Seconds to wait for it.
+            Seconds to wait for them.
+        resources : iterable of (str or None), optional
+            Names of the resources whose tasks are to be driven, None for tasks that have no resource yet; default is
+            the whole session.
 
         Raises
         ------
         SessionLocked
-            Another process has it; the message says which.
+            Another process has one of them; the message says which.
         """
-        path = self.directory / _LOCK
+        whole = self.directory / _LOCK
+        wanted = [(whole, fcntl.LOCK_EX if resources is None else fcntl.LOCK_SH)]
+        # always in the same order, so that nobody waits in a circle
+        names = sorted({name or "" for name in resources or ()})
+        wanted += [(self.directory / f"{_LOCK}-{quote(name, safe='')}", fcntl.LOCK_EX) for name in names]
+        deadline = time.monotonic() + timeout
+        with contextlib.ExitStack() as stack:
+            for path, kind in wanted:
+                self._lock(path, kind, deadline, stack)
+            yield
+
+    def _lock(self, path: Path, kind: int, deadline: float, stack: contextlib.ExitStack) -> None:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise SessionError(f"the session's lock {path} can't be opened: {error.strerror}") from error
-        try:
-            deadline = time.monotonic() + timeout
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        raise SessionLocked(f"the session {self.name} is being driven by {_holder(path)}") from None
-                    time.sleep(_LOCK_INTERVAL)
-            holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:200]}
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps({**holder, "since": time.time()}).encode(), 0)
-            yield
-        finally:
-            # closing releases it; so does the end of the process, however it comes
-            os.close(descriptor)
+        # closing releases it; so does the end of the process, however it comes
+        stack.callback(os.close, descriptor)
+        while True:
+            try:
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise SessionLocked(f"the session {self.name} is being driven by {_holder(path)}") from None
+                time.sleep(_LOCK_INTERVAL)
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:200]}
+        text = json.dumps({**holder, "since": time.time()}).encode()
+        # several may hold the lock of the whole together: the latest of them is named
+        os.pwrite(descriptor, text, 0)
+        os.ftruncate(descriptor, len(text))
 
 
 def _absolute(path: str) -> str:

@@ -106,6 +106,32 @@ class Row:
     freed: bool
 
 
+@attrs.frozen
+class Tally:
+    """How many tasks of one resource are in one state.
+
+    Parameters
+    ----------
+    resource : str or None
+        The resource; None for tasks that have none yet.
+    state : State
+        The state.
+    outputs_wait : bool
+        Whether they have ended and have outputs on the cluster that were not fetched.
+    count : int
+        Their number.
+    """
+
+    resource: str | None
+    state: State
+    outputs_wait: bool
+    count: int
+
+
+_FINAL = [state.value for state in State if state.final]
+_OUTPUTS_WAIT = sql.and_(
+    _tasks.c.state.in_(_FINAL), _tasks.c.jobid.is_not(None), sql.not_(_tasks.c.collected), sql.not_(_tasks.c.freed)
+)
 _ROW_COLUMNS = [_tasks.c[field.name] for field in attrs.fields(Row)]
 
 
@@ -291,6 +317,56 @@ class Store:
         with self._guarded("read"), self._engine.connect() as connection:
             return {State(state): count for state, count in connection.execute(query)}
 
+    def tally(self, ids: Collection[str] | None = None) -> list[Tally]:
+        """Count tasks by resource, state and whether their outputs are to be fetched.
+
+        Parameters
+        ----------
+        ids : collection of str, optional
+            Which tasks; default is all.
+        """
+        keys = (_tasks.c.resource, _tasks.c.state, _OUTPUTS_WAIT.label("waits"))
+        query = sql.select(*keys, sql.func.count()).group_by(*keys)
+        counts: dict[tuple[str | None, str, bool], int] = {}
+        with self._guarded("read"), self._engine.connect() as connection:
+            for part in _restricted(query, ids):
+                for resource, state, waits, count in connection.execute(part):
+                    key = (resource, state, bool(waits))
+                    counts[key] = counts.get(key, 0) + count
+        return [Tally(resource, State(state), waits, count) for (resource, state, waits), count in counts.items()]
+
+    def unfinished(
+        self,
+        resource: str | None,
+        ids: Collection[str] | None = None,
+        states: Collection[State] | None = None,
+        *,
+        outputs: bool = False,
+    ) -> list[str]:
+        """List the ids of tasks of one resource about which something is to be done.
+
+        Parameters
+        ----------
+        resource : str or None
+            The resource; None for tasks that have none yet.
+        ids : collection of str, optional
+            Only these; default is all.
+        states : collection of State, optional
+            Only those in one of these; default is all that have not ended.
+        outputs : bool
+            Beside those that have not ended, those whose outputs are to be fetched.
+        """
+        chosen = State if states is None else states
+        open_ones = _tasks.c.state.in_([state.value for state in chosen if not state.final])
+        query = (
+            sql.select(_tasks.c.id)
+            .where(_tasks.c.resource == resource if resource is not None else _tasks.c.resource.is_(None))
+            .where(sql.or_(open_ones, _OUTPUTS_WAIT) if outputs else open_ones)
+            .order_by(_tasks.c.number)
+        )
+        with self._guarded("read"), self._engine.connect() as connection:
+            return [task_id for part in _restricted(query, ids) for task_id in connection.scalars(part)]
+
     def remove(self, ids: Collection[str]) -> None:
         """Forget tasks."""
         with self._guarded("written"), self._engine.begin() as connection:
@@ -322,15 +398,9 @@ class Store:
         if since >= 0:
             query = query.where(_tasks.c.revision > since)
         missing = set(ids or ())
-        queries = [query]
-        if ids is not None:
-            # the id of an array means all its elements
-            queries = [
-                query.where(sql.or_(_tasks.c.id.in_(some), _tasks.c.array.in_(some))) for some in _chunks(list(ids))
-            ]
         with self._guarded("read"), self._engine.connect() as connection:
-            for query in queries:
-                for row in connection.execute(query):
+            for part in _restricted(query, ids):
+                for row in connection.execute(part):
                     missing -= {row.id, row.array}
                     yield row
         if missing and states is None and since < 0:
@@ -378,6 +448,16 @@ def _columns(app: Application, revision: int) -> dict[str, Any]:
         "freed": run.freed,
         "run": run_document(run),
     }
+
+
+def _restricted(query: sql.Select[Any], ids: Collection[str] | None) -> Iterator[sql.Select[Any]]:
+    """Restrict a query to some tasks; with many of them it becomes several."""
+    if ids is None:
+        yield query
+        return
+    for some in _chunks(list(ids)):
+        # the id of an array means all its elements
+        yield query.where(sql.or_(_tasks.c.id.in_(some), _tasks.c.array.in_(some)))
 
 
 def _set(connection: sql.Connection, key: str, value: str) -> None:

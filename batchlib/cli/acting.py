@@ -32,7 +32,7 @@ def act_on(invocation: Invocation, words: Sequence[str], every: bool, action: st
 
 def act_and_tell(invocation: Invocation, session: Session, ids: Collection[str], action: Action) -> int:
     """Do something to tasks and print the answers; give the number of those that went wrong."""
-    with invocation.engine(session) as engine, invocation.driving(session):
+    with invocation.engine(session) as engine, invocation.driving(session, ids):
         apps = session.load(ids)
         answers = act(engine, apps, action)
         session.save(app for app in apps if answers[app].outcome is not Outcome.ALREADY_ENDED)

@@ -11,7 +11,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -112,15 +112,27 @@ class Invocation:
             set_prompt(ask_person)
 
     @contextlib.contextmanager
-    def driving(self, session: Session) -> Iterator[None]:
-        """Hold the session's lock, waiting for whoever has it."""
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(session.driving(_SHORT_WAIT))
-            except SessionLocked as error:
-                self.say(f"{error}; waiting")
-                stack.enter_context(session.driving(_LONG_WAIT))
-            yield
+    def driving(self, session: Session, ids: Collection[str] | None = None) -> Iterator[None]:
+        """Hold the locks of a session's tasks, waiting for whoever has one.
+
+        Parameters
+        ----------
+        session : Session
+            The session.
+        ids : collection of str, optional
+            The tasks that are to be written; default is the whole session, new tasks that others add included.
+        """
+        while True:
+            resources = None if ids is None else session.resources(ids)
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(session.driving(_SHORT_WAIT, resources))
+                except SessionLocked as error:
+                    self.say(f"{error}; waiting")
+                    stack.enter_context(session.driving(_LONG_WAIT, resources))
+                if resources is None or session.resources(ids) <= resources:
+                    yield
+                    return
 
 
 def run(command: click.Command) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from ..backends.base import Action, Answer, Backend, Outcome
 from ..errors import BatchlibError, ConfigurationError
 from ..run import State
+from ..side_by_side import for_each
 
 if TYPE_CHECKING:
     from ..application import Application
     from ..engine import Engine
     from ..session import Session
+
+T = TypeVar("T")
 
 #: Seconds that tasks may take to end once they were told to: batch systems give processes 5 to 30 s.
 _PATIENCE = 90.0
@@ -26,6 +29,38 @@ def by_resource(engine: Engine, apps: Iterable[Application]) -> dict[str, list[A
     for app in apps:
         groups.setdefault(engine.resource_of(app), []).append(app)
     return groups
+
+
+def for_each_resource(
+    engine: Engine, apps: Iterable[Application], work: Callable[[Backend, list[Application]], Mapping[Application, T]]
+) -> tuple[dict[Application, T], dict[Application, ConfigurationError]]:
+    """Do something for tasks, resource by resource, side by side.
+
+    Parameters
+    ----------
+    engine : Engine
+        Knows the resources.
+    apps : iterable of Application
+        Any tasks.
+    work : callable
+        Takes a backend and its tasks, and gives an answer for each.
+
+    Returns
+    -------
+    tuple of (dict of Application to T, dict of Application to ConfigurationError)
+        The answers; and for tasks of resources that are not configured, why there is none.
+    """
+    groups = by_resource(engine, apps)
+    answers: dict[Application, T] = {}
+    unknown: dict[Application, ConfigurationError] = {}
+    backends: dict[str, Backend] = {}
+    for name, group in groups.items():
+        try:
+            backends[name] = engine.backend(name)
+        except ConfigurationError as error:
+            unknown |= dict.fromkeys(group, error)
+    for_each(backends, lambda name: answers.update(work(backends[name], groups[name])))
+    return answers, unknown
 
 
 def outputs_wait(app: Application) -> bool:
@@ -44,17 +79,13 @@ def refresh(engine: Engine, apps: Iterable[Application]) -> dict[Application, Ba
     apps : iterable of Application
         Any tasks.
     """
-    problems: dict[Application, BatchlibError] = {}
-    for name, group in by_resource(engine, (app for app in apps if app.execution.state.live)).items():
-        try:
-            backend = engine.backend(name)
-        except ConfigurationError as error:
-            problems |= dict.fromkeys(group, error)
-            continue
+
+    def look(backend: Backend, group: list[Application]) -> dict[Application, BatchlibError | None]:
         answers = _recover(backend, group)
-        answers |= backend.update_job_states([app for app in group if answers.get(app) is None])
-        problems |= {app: error for app, error in answers.items() if error is not None}
-    return problems
+        return answers | backend.update_job_states([app for app in group if answers.get(app) is None])
+
+    answers, unknown = for_each_resource(engine, (app for app in apps if app.execution.state.live), look)
+    return unknown | {app: error for app, error in answers.items() if error is not None}
 
 
 def act(engine: Engine, apps: Iterable[Application], action: Action) -> dict[Application, Answer]:
@@ -69,17 +100,15 @@ def act(engine: Engine, apps: Iterable[Application], action: Action) -> dict[App
     action : Action
         What to do.
     """
-    answers: dict[Application, Answer] = {}
-    for name, group in by_resource(engine, apps).items():
-        try:
-            backend = engine.backend(name)
-        except ConfigurationError as error:
-            for app in group:
-                ended = app.execution.state.final
-                answers[app] = Answer(Outcome.ALREADY_ENDED) if ended else Answer(Outcome.UNKNOWN, error)
-            continue
+
+    def control(backend: Backend, group: list[Application]) -> dict[Application, Answer]:
         _recover(backend, group)
-        answers |= backend.control_jobs(group, action)
+        return backend.control_jobs(group, action)
+
+    answers, unknown = for_each_resource(engine, apps, control)
+    for app, error in unknown.items():
+        ended = app.execution.state.final
+        answers[app] = Answer(Outcome.ALREADY_ENDED) if ended else Answer(Outcome.UNKNOWN, error)
     return answers
 
 
@@ -121,15 +150,12 @@ def clean_away(engine: Engine, session: Session, apps: Sequence[Application], *,
         else:
             ready.append(app)
             problems.pop(app, None)
-    for name, group in by_resource(engine, ready).items():
-        try:
-            backend = engine.backend(name)
-        except ConfigurationError as error:
-            if not force and any(app.execution.token and not app.execution.freed for app in group):
-                problems |= dict.fromkeys(group, f"{error}; say -f to forget what lies there")
-            continue
-        freed = backend.free_jobs(group)
-        problems |= {app: f"its sandbox can't be removed: {error}" for app, error in freed.items() if error is not None}
+    freed, unknown = for_each_resource(engine, ready, lambda backend, group: backend.free_jobs(group))
+    problems |= {app: f"its sandbox can't be removed: {error}" for app, error in freed.items() if error is not None}
+    if not force:
+        for app, what in unknown.items():
+            if app.execution.token and not app.execution.freed:
+                problems[app] = f"{what}; say -f to forget what lies there"
     session.remove(app for app in ready if app not in problems)
     return problems
 

@@ -31,7 +31,7 @@ def gclean(invocation: Invocation, words: Sequence[str], every: bool, force: boo
 
     with invocation.open_session() as session:
         ids = chosen_ids(session, words, every)
-        with invocation.engine(session) as engine, invocation.driving(session):
+        with invocation.engine(session) as engine, invocation.driving(session, ids):
             apps = session.load(ids)
             live = 0
             if every and not force:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
-from ..errors import BatchlibError, ConfigurationError
+from ..errors import BatchlibError
 from .common import Invocation, all_option, command, ids_argument, run
 from .selection import chosen_ids
 
@@ -61,7 +61,7 @@ def gget(invocation: Invocation, words: Sequence[str], every: bool, output_dir: 
 
     with invocation.open_session() as session:
         ids = chosen_ids(session, words, every)
-        with invocation.engine(session) as engine, invocation.driving(session):
+        with invocation.engine(session) as engine, invocation.driving(session, ids):
             apps = session.load(ids)
             problems = refresh(engine, apps)
             chosen = [app for app in apps if app.execution.state.final and outputs_wait(app)] if every else apps
@@ -90,8 +90,8 @@ def _target(app: Application, output_dir: str | None, several: bool) -> str:
 def _fetch(
     engine: Engine, targets: Mapping[Application, str], problems: Mapping[Application, BatchlibError], overwrite: bool
 ) -> dict[Application, Fetched]:
-    """Fetch outputs, one request a resource."""
-    from .control import by_resource
+    """Fetch outputs, resource by resource, side by side."""
+    from .control import for_each_resource
 
     answers: dict[Application, Fetched] = {}
     for app, target in targets.items():
@@ -100,14 +100,13 @@ def _fetch(
             told = Fetched(error=str(problems[app]))
         if told is not None:
             answers[app] = told
-    for name, group in by_resource(engine, (app for app in targets if app not in answers)).items():
-        try:
-            backend = engine.backend(name)
-        except ConfigurationError as error:
-            answers |= {app: Fetched(error=str(error)) for app in group}
-            continue
-        came = backend.collect_jobs({app: targets[app] for app in group}, overwrite)
-        answers |= {app: _take_in(app, answer) for app, answer in came.items()}
+    came, unknown = for_each_resource(
+        engine,
+        [app for app in targets if app not in answers],
+        lambda backend, group: backend.collect_jobs({app: targets[app] for app in group}, overwrite),
+    )
+    answers |= {app: _take_in(app, answer) for app, answer in came.items()}
+    answers |= {app: Fetched(error=str(error)) for app, error in unknown.items()}
     return {app: answers[app] for app in targets}
 
 
@@ -133,7 +132,7 @@ def _make_directory(path: str) -> Fetched | None:
 
 
 def _take_in(app: Application, answer: Collected | BatchlibError) -> Fetched:
-    from ..engine import note_collected
+    from ..cycle import note_collected
 
     if isinstance(answer, BatchlibError):
         return Fetched(error=str(answer))

@@ -378,7 +378,7 @@ def _submit(
     except KeyboardInterrupt:
         invocation.say(f"the tasks {ids[0]} to {ids[-1]} are in the session; gstat tells what became of them")
         raise
-    with invocation.driving(session):
+    with invocation.driving(session, ids):
         session.load(ids)
         refused = {app: why for app in apps if (why := _refusal(engine, app)) is not None}
         # best effort: a sandbox that was begun is of no use to anybody

@@ -16,11 +16,11 @@ import batchlib
 ROOT = Path(batchlib.__file__).parent
 #: Each floor may use its own rooms and those of the floors above it in this list, never of those below.
 FLOORS = [
-    {"errors", "events", "quantity", "run", "array", "application"},
+    {"errors", "events", "side_by_side", "quantity", "run", "array", "application"},
     {"transport"},
     {"sandbox", "config"},
     {"backends"},
-    {"engine", "session", "store", "workflow", "dependencies", "native_script", "native_dialects"},
+    {"engine", "cycle", "polling", "session", "store", "workflow", "dependencies", "native_script", "native_dialects"},
     {"cli", "drmaa2", "aio", "wms", "pilot", "futures", "conformance"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
