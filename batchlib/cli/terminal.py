@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import getpass
 import os
 import sys
+import termios
 import threading
 
 #: Several connections may be made at a time; a person answers one question after the other.
@@ -33,11 +36,22 @@ def ask_person(question: str, show: bool) -> str:
         Whether the answer may be seen while it is typed.
     """
     with _one_at_a_time:
+        _leave_as_found()
         if not show:
             return getpass.getpass(question)
         with open("/dev/tty", "r+", encoding="utf-8", buffering=1) as terminal:
             terminal.write(question)
             return terminal.readline().rstrip("\n")
+
+
+@functools.cache
+def _leave_as_found() -> None:
+    """See that the terminal shows again what is typed when the process ends in the middle of a question.
+
+    The thread that asks is stopped then without a word, so that it can't see to that itself.
+    """
+    terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    atexit.register(termios.tcsetattr, terminal, termios.TCSANOW, termios.tcgetattr(terminal))
 
 
 def colours() -> bool:

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import struct
+import sys
 import termios
 import time
 from pathlib import Path
@@ -131,3 +132,22 @@ def answer_prompt(user: User, answer: str, program: str, *arguments: str) -> int
     os.close(terminal)
     assert answer.encode() not in shown
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+ASK_AND_END = """
+import sys, termios, threading
+from batchlib.cli.terminal import ask_person
+threading.Thread(target=ask_person, args=("Password: ", False), daemon=True).start()
+while termios.tcgetattr(0)[3] & termios.ECHO:
+    pass
+sys.exit(130)
+"""
+
+
+def test_a_question_that_is_cut_short_leaves_the_terminal_as_it_was() -> None:
+    child, terminal = pty.fork()
+    if not child:
+        os.execv(sys.executable, [sys.executable, "-c", ASK_AND_END])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
+    assert termios.tcgetattr(terminal)[3] & termios.ECHO
+    os.close(terminal)
