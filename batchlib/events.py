@@ -14,7 +14,7 @@ from blinker import Signal
 run_changed = Signal()
 
 #: A transfer advanced. Sender: the `Transport`.
-#: Keywords: ``name`` (str), ``done`` (bytes), ``total`` (bytes, or None when unknown).
+#: Keywords: ``name`` (str), ``done`` (bytes), ``total`` (bytes, or None when unknown). At its end both are the same.
 transfer_advanced = Signal()
 
 #: A resource stopped answering. Sender: the backend. Keyword: ``error``.
@@ -34,3 +34,5 @@ def counted(
         done += len(chunk)
         if transfer_advanced.receivers:
             transfer_advanced.send(sender, name=name, done=done, total=total)
+    if transfer_advanced.receivers:
+        transfer_advanced.send(sender, name=name, done=done, total=done)

@@ -58,6 +58,7 @@ def gget(invocation: Invocation, words: Sequence[str], every: bool, output_dir: 
     could not be fetched, or are missing although the task has ended.
     """
     from .control import outputs_wait, refresh
+    from .progress import progress_bar
 
     with invocation.open_session() as session:
         ids = chosen_ids(session, words, every)
@@ -66,7 +67,8 @@ def gget(invocation: Invocation, words: Sequence[str], every: bool, output_dir: 
             problems = refresh(engine, apps)
             chosen = [app for app in apps if app.execution.state.final and outputs_wait(app)] if every else apps
             targets = {app: _target(app, output_dir, len(chosen) > 1) for app in chosen}
-            answers = _fetch(engine, targets, problems, overwrite)
+            with progress_bar():
+                answers = _fetch(engine, targets, problems, overwrite)
             session.save(apps)
             if output_dir is not None:
                 session.store.rewrite(app for app in chosen if answers[app].error is None)

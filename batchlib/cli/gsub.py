@@ -370,8 +370,11 @@ def _submit(
     invocation: Invocation, session: Session, engine: Engine, apps: Sequence[Application], ids: Sequence[str]
 ) -> Collection[str]:
     """Submit new tasks, and take those that were refused out of the session again; give their ids."""
+    from .progress import progress_bar
+
     try:
-        engine.progress(ids, patience=_PATIENCE)
+        with progress_bar():
+            engine.progress(ids, patience=_PATIENCE)
     except SessionLocked as error:
         invocation.say(f"{error}; the new tasks will be submitted by it, or by the next gstat or gwait")
         return ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -132,6 +133,31 @@ def answer_prompt(user: User, answer: str, program: str, *arguments: str) -> int
     os.close(terminal)
     assert answer.encode() not in shown
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+TRANSFER = """
+from batchlib import events
+from batchlib.cli import progress
+progress._MOMENT = -1
+with progress.progress_bar():
+    for done in range(0, 101):
+        events.transfer_advanced.send("site", name="big file", done=done * 10**6, total=10**8)
+"""
+
+
+def test_a_long_transfer_shows_a_bar_that_goes() -> None:
+    child, terminal = pty.fork()
+    if not child:
+        os.execv(sys.executable, [sys.executable, "-c", TRANSFER])
+    shown = b""
+    with contextlib.suppress(OSError):
+        while chunk := os.read(terminal, 65536):
+            shown += chunk
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    lines = ESCAPE.sub("", shown.decode()).replace("\r", "\n").split("\n")
+    assert any("big file: " in line and " of 100.0 MB, " in line for line in lines)
+    assert not lines[-1].strip()
 
 
 ASK_AND_END = """
