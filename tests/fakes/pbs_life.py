@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ import pytest
 from batchlib import Application, Engine, Session
 from batchlib.application import Dependency
 from batchlib.array import expand_array, parse_array
-from batchlib.backends.base import Action, Answer, Outcome
+from batchlib.backends.base import Action, Outcome
 from batchlib.backends.pbs_family import PbsFamily
 from batchlib.config import load
 from batchlib.errors import (
@@ -29,12 +29,20 @@ from batchlib.errors import (
 from batchlib.run import NativeDependency, Reason, State
 from tests.fakes.engine import stop_everything
 from tests.fakes.frontend import Frontend
+from tests.life import (
+    PATIENCE,
+    End,
+    RoundTrips,
+    check_that_everything_arrives,
+    ended,
+    outcome,
+    outcomes,
+    round_trips,
+    running,
+    settle,
+)
 
 ODD = ["a b", "q'\"$HOME`id`", "new\nline", "ünï ☃", "-x", "", "\\n", "*", "!!", " lead", "#c", "a,b"]
-#: Seconds that anything may take, on a busy machine.
-PATIENCE = 60.0
-
-Outcomes = tuple[State, Reason | None, int | None, int | None]
 
 
 class Site:
@@ -79,33 +87,6 @@ class Site:
             stop_everything(str(self.spool))
 
 
-def settle(backend: PbsFamily, apps: Sequence[Application], until: Callable[[Application], bool]) -> None:
-    """Update states until something holds for all jobs."""
-    deadline = time.monotonic() + PATIENCE
-    while not all(map(until, apps)):
-        assert time.monotonic() < deadline, [(app.execution.state, app.execution.native_state) for app in apps]
-        answers = backend.update_job_states(apps)
-        assert not any(answers.values()), answers
-        time.sleep(0.1)
-
-
-def ended(app: Application) -> bool:
-    return app.execution.state.final
-
-
-def running(app: Application) -> bool:
-    return app.execution.state is State.RUNNING
-
-
-def outcome(app: Application) -> Outcomes:
-    run = app.execution
-    return run.state, run.reason, run.exitcode, run.signal
-
-
-def outcomes(answers: dict[Application, Answer]) -> list[Outcome]:
-    return [answer.outcome for answer in answers.values()]
-
-
 class Life:
     """Tests for both; a subclass names the backend."""
 
@@ -128,34 +109,7 @@ class Life:
         self, site: Site, tmp_path: Path, transport: str, request: pytest.FixtureRequest
     ) -> None:
         keys = request.getfixturevalue("over_ssh") if transport == "ssh" else {}
-        backend = site.backend(**keys)
-        data = bytes(range(256)) * 10
-        (tmp_path / "in put.bin").write_bytes(data)
-        program = tmp_path / "show"
-        values = " ".join(f'"$ODD{number}"' for number in range(len(ODD)))
-        program.write_text(
-            "#!/bin/sh\nfor word; do printf '%s\\0' \"$word\"; done > arguments.bin\n"
-            f"printf '%s\\0' {values} > values.bin\ncat \"sub dir/$1.bin\" > copy.bin\ncat > stdin.bin\n"
-        )
-        (tmp_path / "text").write_bytes(b"given\0to stdin\n")
-        app = Application(
-            ["./show", *ODD],
-            inputs={str(program): "show", str(tmp_path / "in put.bin"): "sub dir/a b.bin"},
-            outputs=["arguments.bin", "values.bin", "copy.bin", "stdin.bin"],
-            environment={f"ODD{i}": word for i, word in enumerate(ODD)},
-            stdin=tmp_path / "text",
-            jobname="odd; $(name) 'x'",
-        )
-        backend.submit_job(app)
-        settle(backend, [app], ended)
-        collected = backend.get_results(app, tmp_path / "out")
-        assert outcome(app) == (State.DONE, Reason.EXITED, 0, None), (tmp_path / "out/stderr.txt").read_text()
-        expected = b"".join(word.encode() + b"\0" for word in ODD)
-        assert (tmp_path / "out/arguments.bin").read_bytes() == expected
-        assert (tmp_path / "out/values.bin").read_bytes() == expected
-        assert (tmp_path / "out/copy.bin").read_bytes() == data
-        assert (tmp_path / "out/stdin.bin").read_bytes() == b"given\0to stdin\n"
-        assert collected.missing == ()
+        check_that_everything_arrives(site.backend(**keys), tmp_path, ODD)
 
     @pytest.fixture
     def over_ssh(self, site: Site, tmp_path: Path) -> Iterator[dict[str, object]]:
@@ -177,7 +131,7 @@ class Life:
             }
 
     def test_ends_are_told_apart(self, backend: PbsFamily) -> None:
-        ends: dict[str, tuple[Application, Outcomes]] = {
+        ends: dict[str, tuple[Application, End]] = {
             "ok": (Application(["true"]), (State.DONE, Reason.EXITED, 0, None)),
             "three": (Application(["sh", "-c", "exit 3"]), (State.FAILED, Reason.EXITED, 3, None)),
             "high code": (Application(["sh", "-c", "exit 137"]), (State.FAILED, Reason.EXITED, 137, None)),
@@ -314,30 +268,11 @@ class Life:
         backend.update_job_states([app])
         assert app.execution.state is State.HELD
 
-    def test_thirty_jobs_cost_no_more_round_trips_than_one(self, backend: PbsFamily, tmp_path: Path) -> None:
-        trips = {}
-        for count in (1, 30):
-            apps = [Application(["sh", "-c", f"echo {n}"]) for n in range(count)]
-            before = backend.transport.round_trips
-            assert not any(backend.submit_jobs(apps).values())
-            submitting = backend.transport.round_trips - before
-            polls = []
-            deadline = time.monotonic() + PATIENCE
-            while not all(map(ended, apps)):
-                assert time.monotonic() < deadline
-                before = backend.transport.round_trips
-                backend.update_job_states(apps)
-                polls.append(backend.transport.round_trips - before)
-                time.sleep(0.1)
-            before = backend.transport.round_trips
-            backend.collect_jobs({app: tmp_path / f"out{count}" / str(n) for n, app in enumerate(apps)})
-            backend.free_jobs(apps)
-            trips[count] = (submitting, max(polls), backend.transport.round_trips - before)
-            assert {outcome(app)[0] for app in apps} == {State.DONE}
-        assert (tmp_path / "out30/29/stdout.txt").read_text() == "29\n"
-        # the very first submission also greets the frontend
-        assert trips[30] == (1, 2, 2)
-        assert trips[1][1:] == trips[30][1:]
+    @pytest.mark.parametrize("count", [1, 30])
+    def test_thirty_jobs_cost_no_more_round_trips_than_one(
+        self, backend: PbsFamily, tmp_path: Path, count: int
+    ) -> None:
+        assert round_trips(backend, tmp_path, count) == RoundTrips(submit=1, look=2, fetch=1, free=1)
 
     # --- several jobs ------------------------------------------------------------------------------------------
 
@@ -355,7 +290,7 @@ class Life:
         settle(backend, [apps[4]], running)
         assert outcomes(backend.cancel_jobs([apps[4]])) == [Outcome.DONE]
         settle(backend, apps, ended)
-        expected: list[Outcomes] = [(State.FAILED, Reason.EXITED, code, None) for code in range(1, 7)]
+        expected: list[End] = [(State.FAILED, Reason.EXITED, code, None) for code in range(1, 7)]
         assert [outcome(app) for app in apps if app is not apps[4]] == [*expected[:4], expected[5]]
         assert outcome(apps[4])[:2] == (State.CANCELLED, Reason.CANCELLED_BY_USER)
         backend.collect_jobs({app: tmp_path / str(n) for n, app in enumerate(apps, 1)})

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ import pytest
 from batchlib import Application, Engine, Session
 from batchlib.application import Dependency
 from batchlib.array import expand_array, parse_array
-from batchlib.backends.base import Action, Answer, JobFilter, Outcome
+from batchlib.backends.base import Action, JobFilter, Outcome
 from batchlib.backends.lsf import LsfBackend
 from batchlib.config import Configuration
 from batchlib.errors import (
@@ -30,11 +30,9 @@ from batchlib.errors import (
 from batchlib.run import NativeDependency, Reason, Run, State
 from tests.fakes.engine import stop_everything
 from tests.fakes.frontend import Frontend
+from tests.life import DONE, PATIENCE, RoundTrips, ended, in_state, outcome, outcomes, round_trips, running, settle
 
 ODD = ["a b", "q'\"$HOME`id`", "new\nline", "\n#BSUB -H\n", "ünï ☃", "-x", "", "\\n", "*", "!!", " lead", "#c"]
-#: Seconds that anything may take, on a busy machine.
-PATIENCE = 60.0
-DONE = (State.DONE, Reason.EXITED, 0, None)
 
 
 class Site:
@@ -101,36 +99,6 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 @pytest.fixture
 def backend(site: Site) -> LsfBackend:
     return site.backend()
-
-
-def settle(backend: LsfBackend, apps: Sequence[Application], until: Callable[[Application], bool]) -> None:
-    """Update states until something holds for all jobs."""
-    deadline = time.monotonic() + PATIENCE
-    while not all(map(until, apps)):
-        assert time.monotonic() < deadline, [(app.execution.state, app.execution.native_state) for app in apps]
-        answers = backend.update_job_states(apps)
-        assert not any(answers.values()), answers
-        time.sleep(0.1)
-
-
-def ended(app: Application) -> bool:
-    return app.execution.state.final
-
-
-def in_state(*states: State) -> Callable[[Application], bool]:
-    return lambda app: app.execution.state in states
-
-
-running = in_state(State.RUNNING)
-
-
-def outcome(app: Application) -> tuple[State, Reason | None, int | None, int | None]:
-    run = app.execution
-    return run.state, run.reason, run.exitcode, run.signal
-
-
-def outcomes(answers: dict[Application, Answer]) -> list[Outcome]:
-    return [answer.outcome for answer in answers.values()]
 
 
 def until_stopped(code: int = 0) -> Application:
@@ -507,30 +475,9 @@ def test_elements_that_wait_for_elements(site: Site, backend: LsfBackend, tmp_pa
 # --- many jobs ----------------------------------------------------------------------------------------------------
 
 
-def test_thirty_jobs_cost_no_more_round_trips_than_one(backend: LsfBackend, tmp_path: Path) -> None:
-    trips = {}
-    for count in (1, 30):
-        apps = [Application(["sh", "-c", f"echo {n}"]) for n in range(count)]
-        before = backend.transport.round_trips
-        assert not any(backend.submit_jobs(apps).values())
-        submitting = backend.transport.round_trips - before
-        polls = []
-        deadline = time.monotonic() + PATIENCE
-        while not all(map(ended, apps)):
-            assert time.monotonic() < deadline
-            before = backend.transport.round_trips
-            backend.update_job_states(apps)
-            polls.append(backend.transport.round_trips - before)
-            time.sleep(0.1)
-        before = backend.transport.round_trips
-        backend.collect_jobs({app: tmp_path / f"out{count}" / str(n) for n, app in enumerate(apps)})
-        backend.free_jobs(apps)
-        trips[count] = (submitting, max(polls), backend.transport.round_trips - before)
-        assert {outcome(app)[0] for app in apps} == {State.DONE}
-    assert (tmp_path / "out30/29/stdout.txt").read_text() == "29\n"
-    # the very first submission also greets the frontend
-    assert trips[30] == (1, 2, 2)
-    assert trips[1][1:] == trips[30][1:]
+@pytest.mark.parametrize("count", [1, 30])
+def test_thirty_jobs_cost_no_more_round_trips_than_one(backend: LsfBackend, tmp_path: Path, count: int) -> None:
+    assert round_trips(backend, tmp_path, count) == RoundTrips(submit=1, look=2, fetch=1, free=1)
 
 
 def test_controlling_many_jobs_costs_one_round_trip(backend: LsfBackend) -> None:

@@ -7,7 +7,8 @@ from batchlib.array import expand_array, parse_array
 from batchlib.backends.base import Outcome
 from batchlib.backends.pbs import PbsBackend
 from batchlib.run import NativeDependency, Reason, State
-from tests.fakes.pbs_life import Life, Site, ended, outcome, outcomes, running, settle
+from tests.fakes.pbs_life import Life, Site
+from tests.life import ended, outcome, outcomes, running, settle
 
 
 class TestOpenPbs(Life):

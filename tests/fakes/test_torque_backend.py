@@ -9,7 +9,8 @@ from batchlib.array import expand_array, parse_array
 from batchlib.backends.torque import TorqueBackend
 from batchlib.errors import SystemUnavailable
 from batchlib.run import NativeDependency, Reason, State
-from tests.fakes.pbs_life import Life, Site, ended, outcome, settle
+from tests.fakes.pbs_life import Life, Site
+from tests.life import ended, outcome, settle
 
 
 class TestTorque(Life):

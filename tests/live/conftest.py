@@ -3,36 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
-from batchlib import Application
 from batchlib.backends.slurm import SlurmBackend
 from tests.servers.slurm import SlurmCluster
 from tests.servers.sshd import Sshd
-
-#: Seconds that anything but a walltime limit may take, on a busy machine.
-PATIENCE = 60.0
-
-
-def settle(
-    backend: SlurmBackend, apps: Sequence[Application], until: Callable[[Application], bool], patience: float = PATIENCE
-) -> None:
-    """Update states until something holds for all jobs."""
-    deadline = time.monotonic() + patience
-    while not all(map(until, apps)):
-        assert time.monotonic() < deadline, [
-            (app.jobname, app.execution.state, app.execution.native_state) for app in apps
-        ]
-        answers = backend.update_job_states(apps)
-        assert not any(answers.values()), answers
-        time.sleep(0.1)
-
-
-def ended(app: Application) -> bool:
-    return app.execution.state.final
 
 
 def over_ssh(sshd: Sshd, **keys: object) -> dict[str, object]:

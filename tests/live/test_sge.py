@@ -31,7 +31,8 @@ from batchlib.session import Session
 from batchlib.transport.base import Pipe
 from batchlib.transport.local import LocalCarrier
 from batchlib.transport.transport import Transport
-from tests.live.conftest import ended, over_ssh, settle
+from tests.life import DONE, End, RoundTrips, check_that_everything_arrives, ended, outcome, round_trips, settle
+from tests.live.conftest import over_ssh
 from tests.servers.sge import GridEngine
 from tests.servers.sshd import Sshd
 
@@ -88,11 +89,6 @@ def local(grid_engine: GridEngine, spool: Path) -> Iterator[SgeBackend]:
     backend.close()
 
 
-def outcome(app: Application) -> tuple[State, Reason | None, int | None, int | None]:
-    run = app.execution
-    return run.state, run.reason, run.exitcode, run.signal
-
-
 def reach(backend: SgeBackend, state: State, *apps: Application) -> None:
     settle(backend, apps, lambda app: app.execution.state is state or app.execution.state.final)
     assert {app.execution.state for app in apps} == {state}
@@ -104,43 +100,15 @@ def go(backend: SgeBackend, *apps: Application) -> None:
         backend.transport.write(f"{backend.spool}/{app.execution.token}/go", b"")
 
 
-def run(backend: SgeBackend, *apps: Application) -> list[tuple[State, Reason | None, int | None, int | None]]:
+def run(backend: SgeBackend, *apps: Application) -> list[End]:
     answers = backend.submit_jobs(apps)
     assert not any(answers.values()), answers
     settle(backend, apps, ended)
     return [outcome(app) for app in apps]
 
 
-DONE = (State.DONE, Reason.EXITED, 0, None)
-
-
 def test_arguments_environment_and_inputs_arrive_byte_for_byte(cell: SgeBackend, tmp_path: Path) -> None:
-    data = bytes(range(256)) * 10
-    (tmp_path / "in put.bin").write_bytes(data)
-    names = " ".join(f"ODD{number}" for number in range(len(ODD)))
-    program = tmp_path / "show"
-    program.write_text(
-        "#!/bin/sh\nfor word; do printf '%s\\0' \"$word\"; done > arguments.bin\n"
-        f'for name in {names}; do eval "printf \'%s\\\\0\' \\"\\$$name\\""; done > values.bin\n'
-        'cat "sub dir/$1.bin" > copy.bin\ncat > stdin.bin\n'
-    )
-    (tmp_path / "text").write_bytes(b"given\0to stdin\n")
-    app = Application(
-        ["./show", *ODD],
-        inputs={str(program): "show", str(tmp_path / "in put.bin"): "sub dir/a b.bin"},
-        outputs=["arguments.bin", "values.bin", "copy.bin", "stdin.bin"],
-        environment={f"ODD{i}": word for i, word in enumerate(ODD)},
-        stdin=tmp_path / "text",
-        jobname="7 odd; $(name) 'x'",
-    )
-    assert run(cell, app) == [DONE]
-    collected = cell.get_results(app, tmp_path / "out")
-    expected = b"".join(word.encode() + b"\0" for word in ODD)
-    assert (tmp_path / "out/arguments.bin").read_bytes() == expected
-    assert (tmp_path / "out/values.bin").read_bytes() == expected
-    assert (tmp_path / "out/copy.bin").read_bytes() == data
-    assert (tmp_path / "out/stdin.bin").read_bytes() == b"given\0to stdin\n"
-    assert collected.missing == ()
+    check_that_everything_arrives(cell, tmp_path, ODD, "7 odd; $(name) 'x'")
 
 
 def test_ends_are_told_apart(cell: SgeBackend) -> None:
@@ -326,35 +294,9 @@ def test_dependencies(cell: SgeBackend, frontend: Sshd, tmp_path: Path) -> None:
         assert [found[task] for task in ids] == list(children.values())
 
 
-def test_many_jobs_cost_no_more_round_trips_than_one(cell: SgeBackend, tmp_path: Path) -> None:
-    trips = {}
-    (tmp_path / "in.txt").write_text("data\n")
-    assert cell.spool
-    for count in (1, 30):
-        apps = [
-            Application(["sh", "-c", "echo $0; cat in.txt", str(n)], inputs=[str(tmp_path / "in.txt")])
-            for n in range(count)
-        ]
-        counts = [cell.transport.round_trips]
-        assert not any(cell.submit_jobs(apps).values())
-        counts.append(cell.transport.round_trips)
-        polls = []
-        deadline = time.monotonic() + 60
-        while not all(map(ended, apps)):
-            assert time.monotonic() < deadline
-            before = cell.transport.round_trips
-            assert not any(cell.update_job_states(apps).values())
-            polls.append(cell.transport.round_trips - before)
-            time.sleep(0.2)
-        counts.append(cell.transport.round_trips)
-        cell.collect_jobs({app: tmp_path / f"out{count}" / str(n) for n, app in enumerate(apps)})
-        counts.append(cell.transport.round_trips)
-        cell.free_jobs(apps)
-        counts.append(cell.transport.round_trips)
-        trips[count] = (counts[1] - counts[0], max(polls), counts[3] - counts[2], counts[4] - counts[3])
-        assert {outcome(app) for app in apps} == {DONE}
-    assert (tmp_path / "out30/29/stdout.txt").read_text() == "29\ndata\n"
-    assert trips == {1: (1, 2, 1, 1), 30: (1, 2, 1, 1)}
+@pytest.mark.parametrize("count", [1, 30])
+def test_many_jobs_cost_no_more_round_trips_than_one(cell: SgeBackend, tmp_path: Path, count: int) -> None:
+    assert round_trips(cell, tmp_path, count) == RoundTrips(submit=1, look=2, fetch=1, free=1)
 
 
 def test_output_can_be_read_while_the_job_runs(cell: SgeBackend, tmp_path: Path) -> None:
