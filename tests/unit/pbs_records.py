@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable
-from pathlib import Path
 
-import attrs
 import pytest
 
 from batchlib.backends import pbs_text
@@ -16,20 +12,15 @@ from batchlib.backends.native import Job
 from batchlib.backends.pbs_family import PbsFamily
 from batchlib.backends.verdict import JobRow, Verdict, judge
 from batchlib.errors import BackendError, SystemUnavailable
-from batchlib.run import Reason, Run, State
-from batchlib.transport.shell import Completed
+from batchlib.run import Run, State
+from tests.life import End
+from tests.unit.recorded import Record
 
-RECORDINGS = Path(__file__).parents[1] / "recordings"
 TOKEN = "b" * 16
 
 
-@attrs.frozen
-class Record:
+class PbsRecord(Record):
     """One command and its answer."""
-
-    scenario: str
-    command: str
-    answer: Completed
 
     @property
     def words(self) -> list[str]:
@@ -46,29 +37,12 @@ class Record:
         return "".join(re.findall(r"(?<=-)[A-Za-z1]+", " ".join(word for word in self.words[1:] if word[0] == "-")))
 
 
-def load(name: str) -> list[Record]:
-    """Read a recording."""
-    found = []
-    for line in (RECORDINGS / name).read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        answer = Completed(row["exit"], row["stdout"].encode(), row["stderr"].encode())
-        found.append(Record(row["scenario"], row["command"], answer))
-    return found
-
-
-def pick(records: Iterable[Record], scenario: str, command: str = ".*") -> list[Record]:
-    """Those of a scenario whose command matches."""
-    return [
-        entry for entry in records if entry.scenario == scenario and re.fullmatch(command, entry.command, re.DOTALL)
-    ]
-
-
-def rows(backend: PbsFamily, entry: Record) -> dict[str, JobRow]:
+def rows(backend: PbsFamily, entry: PbsRecord) -> dict[str, JobRow]:
     """What a record's text says of jobs, whatever its exit code."""
     return pbs_text.job_rows(entry.answer.out, backend.reasons, backend.killed)
 
 
-def read_listing(backend: PbsFamily, entry: Record) -> None:
+def read_listing(backend: PbsFamily, entry: PbsRecord) -> None:
     """Read a listing of jobs: all that are in it, and nothing of tables and other formats."""
     answer = entry.answer
     ids = re.findall(r"^Job Id: (\S+)$", answer.out, re.MULTILINE)
@@ -86,7 +60,7 @@ def read_listing(backend: PbsFamily, entry: Record) -> None:
         assert answer.exitcode == 0
 
 
-def read_submission(backend: PbsFamily, entry: Record) -> None:
+def read_submission(backend: PbsFamily, entry: PbsRecord) -> None:
     """Read the answer of qsub."""
     told = re.search(r"^[0-9]+(\[\])?\.frontend$", entry.answer.out, re.MULTILINE)
     assert backend.jobid_in(entry.answer.out) == (told[0] if told else None)
@@ -94,7 +68,7 @@ def read_submission(backend: PbsFamily, entry: Record) -> None:
         assert isinstance(backend.submit_error(entry.answer), BackendError)
 
 
-def read_deletion(backend: PbsFamily, entry: Record) -> None:
+def read_deletion(backend: PbsFamily, entry: PbsRecord) -> None:
     """Read the answer of qdel."""
     ids = [word.strip("'") for word in entry.words[1:] if word[0] != "-"]
     jobs = [Job(jobid, TOKEN) for jobid in ids if jobid]
@@ -106,23 +80,20 @@ def read_deletion(backend: PbsFamily, entry: Record) -> None:
         assert bool(found) is (entry.answer.exitcode != 0)
 
 
-def read_control(backend: PbsFamily, entry: Record) -> None:
+def read_control(backend: PbsFamily, entry: PbsRecord) -> None:
     """Read the answer of another control command."""
     jobid = entry.words[-1].strip("'")
     answer = backend.control_answer(Action.SIGNAL, Job(jobid, TOKEN), entry.answer)
     assert (answer.error is not None or answer.outcome.value == "already ended") is (entry.answer.exitcode != 0)
 
 
-def read_nodes(backend: PbsFamily, entry: Record) -> None:
+def read_nodes(backend: PbsFamily, entry: PbsRecord) -> None:
     """Read what pbsnodes said."""
     if entry.answer.exitcode:
         with pytest.raises(SystemUnavailable):
             backend.parse_machines(entry.answer)
     else:
         backend.parse_machines(entry.answer)
-
-
-End = tuple[State, Reason | None, int | None, int | None]
 
 
 def end(row: JobRow) -> End:

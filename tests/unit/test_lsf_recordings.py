@@ -6,11 +6,9 @@ backend never runs; the counts show that none is passed over.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -31,11 +29,9 @@ from batchlib.errors import (
     SystemUnavailable,
 )
 from batchlib.run import Reason, Run, State
-from batchlib.transport.local import LocalCarrier
 from batchlib.transport.shell import Completed
-from batchlib.transport.transport import Transport
+from tests.unit.recorded import Record, Replay, load
 
-RECORDING = Path(__file__).parents[1] / "recordings/volclava-2.2.0-beta.jsonl"
 #: A day after the recording was made.
 NOW = 1795262400.0
 #: Records of commands that the backend never runs, by the first word.
@@ -45,13 +41,8 @@ NOT_OURS = {
 }  # fmt: skip
 
 
-@attrs.frozen
-class Record:
+class LsfRecord(Record):
     """One command and its answer."""
-
-    scenario: str
-    command: str
-    answer: Completed
 
     @property
     def words(self) -> list[str]:
@@ -68,24 +59,6 @@ class Record:
         return self.words[0]
 
 
-def record(line: str) -> Record:
-    row = json.loads(line)
-    return Record(
-        row["scenario"], row["command"], Completed(row["exit"], row["stdout"].encode(), row["stderr"].encode())
-    )
-
-
-class Replay(Transport):
-    """A frontend that has one answer."""
-
-    def __init__(self, answer: Completed) -> None:
-        super().__init__(LocalCarrier())
-        self.answer = answer
-
-    def run(self, program: str, **_options: Any) -> Completed:
-        return self.answer
-
-
 def lsf(answer: Completed) -> LsfBackend:
     return LsfBackend("lab", transport=Replay(answer))
 
@@ -93,12 +66,12 @@ def lsf(answer: Completed) -> LsfBackend:
 # --- by command ---------------------------------------------------------------------------------------------------
 
 
-def rows_in(entry: Record) -> list[JobRow]:
+def rows_in(entry: LsfRecord) -> list[JobRow]:
     found = [lsf_text.job_row(fields, NOW) for fields in lsf_text.parse_rows(entry.answer.out)]
     return [row for row in found if row is not None]
 
 
-def read_bjobs(entry: Record) -> None:
+def read_bjobs(entry: LsfRecord) -> None:
     answer = entry.answer
     is_table = answer.out.startswith("JOBID   USER ") or "tail" in entry.words
     try:
@@ -114,7 +87,7 @@ def read_bjobs(entry: Record) -> None:
         assert all(row.state is not State.UNDETERMINED for row in rows)
 
 
-def read_bhist(entry: Record) -> None:
+def read_bhist(entry: LsfRecord) -> None:
     text = entry.answer.out
     found = lsf_history.parse_history(text, now=NOW)
     if "-l" in entry.words and text.startswith("\nJob <"):
@@ -128,7 +101,7 @@ def read_bhist(entry: Record) -> None:
     lsf(entry.answer).parse_accounting(attrs.evolve(entry.answer, exitcode=0))
 
 
-def read_bsub(entry: Record) -> None:
+def read_bsub(entry: LsfRecord) -> None:
     backend = lsf(entry.answer)
     told = re.search(r"^Job <(\d+)> is submitted", entry.answer.out, re.MULTILINE)
     assert backend.jobid_in(entry.answer.out) == (told[1] if told else None)
@@ -136,7 +109,7 @@ def read_bsub(entry: Record) -> None:
         assert isinstance(backend.submit_error(entry.answer), BackendError)
 
 
-def outcomes(entry: Record) -> dict[str, Outcome]:
+def outcomes(entry: LsfRecord) -> dict[str, Outcome]:
     """What was said of each job that the answer names."""
     jobs = [
         Job(jobid, "b" * 16) for jobid in re.findall(r"^Job <([\d\[\]]+)>", entry.answer.out + entry.answer.err, re.M)
@@ -145,13 +118,13 @@ def outcomes(entry: Record) -> dict[str, Outcome]:
     return {jobid: answer.outcome for jobid, answer in answers.items()}
 
 
-def read_control(entry: Record) -> None:
+def read_control(entry: LsfRecord) -> None:
     found = outcomes(entry)
     if entry.answer.exitcode == 0:
         assert set(found.values()) == {Outcome.DONE}
 
 
-def read_machines(entry: Record) -> None:
+def read_machines(entry: LsfRecord) -> None:
     backend = lsf(entry.answer)
     if entry.answer.exitcode:
         with pytest.raises(SystemUnavailable):
@@ -161,7 +134,7 @@ def read_machines(entry: Record) -> None:
         assert len(backend.parse_machines(entry.answer)) == len(hosts)
 
 
-def read_queues(entry: Record) -> None:
+def read_queues(entry: LsfRecord) -> None:
     backend = lsf(entry.answer)
     if entry.answer.exitcode:
         with pytest.raises(SystemUnavailable):
@@ -171,13 +144,13 @@ def read_queues(entry: Record) -> None:
         assert [queue.name for queue in backend.parse_queues(entry.answer)] == names
 
 
-def read_site(entry: Record) -> None:
+def read_site(entry: LsfRecord) -> None:
     assert lsf_text.parse_site(entry.answer.out) is None
     if entry.word == "lsid":
         assert lsf(entry.answer).version() == "volclava project 2.2, Nov 20 2026"
 
 
-READERS: Mapping[str, Callable[[Record], None]] = {
+READERS: Mapping[str, Callable[[LsfRecord], None]] = {
     "bjobs": read_bjobs,
     "bhist": read_bhist,
     "bsub": read_bsub,
@@ -191,7 +164,7 @@ READERS: Mapping[str, Callable[[Record], None]] = {
     "lsid": read_site,
 }
 
-RECORDS = [record(line) for line in RECORDING.read_text(encoding="utf-8").splitlines()]
+RECORDS = load("volclava-2.2.0-beta.jsonl", LsfRecord)
 
 
 def test_every_record_is_read_or_of_a_command_that_is_not_ours() -> None:
@@ -211,7 +184,7 @@ def test_every_record_is_read_or_of_a_command_that_is_not_ours() -> None:
     assert handled.total() + left.total() == len(RECORDS) == 742
 
 
-def records(command: str, scenario: str | None = None) -> list[Record]:
+def records(command: str, scenario: str | None = None) -> list[LsfRecord]:
     """Those whose command matches, in a scenario or all."""
     return [
         entry

@@ -23,14 +23,12 @@ from batchlib.errors import CapacityReached, SubmissionRefused, SystemUnavailabl
 from batchlib.quantity import Duration, Memory
 from batchlib.run import NativeDependency, Reason, State
 from batchlib.transport.shell import Completed
+from tests.life import End
 from tests.unit.pbs_records import (
     TOKEN,
-    End,
-    Record,
+    PbsRecord,
     believed,
     end,
-    load,
-    pick,
     read_control,
     read_deletion,
     read_listing,
@@ -38,9 +36,10 @@ from tests.unit.pbs_records import (
     read_submission,
     rows,
 )
+from tests.unit.recorded import load, pick
 
-RECORDS = load("openpbs-23.06.06.jsonl")
-NEWER = load("openpbs-master-cd7ab5eda-qstat.jsonl")
+RECORDS = load("openpbs-23.06.06.jsonl", PbsRecord)
+NEWER = load("openpbs-master-cd7ab5eda-qstat.jsonl", PbsRecord)
 #: Records of commands that the backend never runs, by the first word.
 NOT_OURS = {"cat": 49, "ls": 39, "qselect": 10, "[as": 7, "qalter": 6, "qmove": 4, "tracejob": 2, "qmsg": 1}
 
@@ -49,7 +48,7 @@ def backend() -> PbsBackend:
     return PbsBackend("lab")
 
 
-def read_qstat(entry: Record) -> None:
+def read_qstat(entry: PbsRecord) -> None:
     if "Q" in entry.options:
         if entry.answer.exitcode == 0 and entry.options == "Qf":
             assert [queue.name for queue in backend().parse_queues(entry.answer)] == ["workq", "short"]
@@ -57,7 +56,7 @@ def read_qstat(entry: Record) -> None:
         read_listing(backend(), entry)
 
 
-READERS: Mapping[str, Callable[[Record], None]] = {
+READERS: Mapping[str, Callable[[PbsRecord], None]] = {
     "qstat": read_qstat,
     "qsub": lambda entry: read_submission(backend(), entry),
     "qdel": lambda entry: read_deletion(backend(), entry),
@@ -86,7 +85,7 @@ def test_every_record_is_read_or_of_a_command_that_is_not_ours() -> None:
     assert handled.total() + left.total() == len(RECORDS) + len(NEWER) == 919 + 18
 
 
-def records(scenario: str, command: str = ".*") -> list[Record]:
+def records(scenario: str, command: str = ".*") -> list[PbsRecord]:
     return pick(RECORDS, scenario, command)
 
 
@@ -333,7 +332,7 @@ def test_a_client_that_finds_no_server_is_no_empty_listing(scenario: str) -> Non
             backend().parse_queue(entry.answer)
 
 
-def replay(entry: Record, *, owned: bool) -> Completed:
+def replay(entry: PbsRecord, *, owned: bool) -> Completed:
     """Run the program that lists jobs with a command that prints what was recorded, and exits as it did."""
     out = entry.answer.out.replace("'", "'\\''")
     err = entry.answer.err.replace("'", "'\\''")
@@ -399,7 +398,7 @@ def test_a_server_that_does_not_answer_is_noticed_behind_the_filter(scenario: st
 # --- submission ---------------------------------------------------------------------------------------------------
 
 
-def submissions() -> list[Record]:
+def submissions() -> list[PbsRecord]:
     return [entry for entry in RECORDS if entry.words[0] == "qsub" and "--version" not in entry.command]
 
 

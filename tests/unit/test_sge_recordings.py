@@ -6,11 +6,9 @@ backend never runs; the counts show that none is passed over.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import attrs
 import pytest
@@ -30,8 +28,8 @@ from batchlib.errors import (
 )
 from batchlib.run import Reason, Run, State
 from batchlib.transport.shell import Completed
+from tests.unit.recorded import Record, load
 
-RECORDING = Path(__file__).parents[1] / "recordings/sge-8.1.9.jsonl"
 TOKEN = "b" * 16
 #: Records of commands that the backend never runs, by the first word.
 NOT_OURS = {
@@ -40,13 +38,8 @@ NOT_OURS = {
 }  # fmt: skip
 
 
-@attrs.frozen
-class Record:
+class SgeRecord(Record):
     """One command and its answer."""
-
-    scenario: str
-    command: str
-    answer: Completed
 
     @property
     def word(self) -> str:
@@ -65,17 +58,10 @@ class Record:
         return name + xml if name == "qhost" else name
 
 
-def record(line: str) -> Record:
-    row = json.loads(line)
-    return Record(
-        row["scenario"], row["command"], Completed(row["exit"], row["stdout"].encode(), row["stderr"].encode())
-    )
+RECORDS = load("sge-8.1.9.jsonl", SgeRecord)
 
 
-RECORDS = [record(line) for line in RECORDING.read_text(encoding="utf-8").splitlines()]
-
-
-def records(command: str, scenario: str = ".*") -> list[Record]:
+def records(command: str, scenario: str = ".*") -> list[SgeRecord]:
     """Those whose command and scenario match."""
     return [
         entry
@@ -91,7 +77,7 @@ def sge() -> SgeBackend:
 # --- by command ---------------------------------------------------------------------------------------------------
 
 
-def read_listing(entry: Record) -> None:
+def read_listing(entry: SgeRecord) -> None:
     if entry.answer.exitcode:
         with pytest.raises(SystemUnavailable, match="qstat does not answer"):
             sge().parse_queue(entry.answer)
@@ -105,7 +91,7 @@ def read_listing(entry: Record) -> None:
     assert len(sge().parse_listing(entry.answer)) == sum(len(list(job.ids())) for job in jobs)
 
 
-def read_plain_listing(entry: Record) -> None:
+def read_plain_listing(entry: SgeRecord) -> None:
     # the letters are those of the XML form
     states = re.findall(r"^ *\d+ \d\.\d+ \S+ +\S+ +(\S+) +\d\d/\d\d/\d{4}", entry.answer.out, re.MULTILINE)
     assert all(native_state(letters) is not State.UNDETERMINED for letters in states)
@@ -113,11 +99,11 @@ def read_plain_listing(entry: Record) -> None:
         sge().parse_queue(entry.answer)
 
 
-def read_reasons(entry: Record) -> None:
+def read_reasons(entry: SgeRecord) -> None:
     assert len(parse_reasons(entry.answer.out)) == entry.answer.out.count("\nerror reason")
 
 
-def read_records(entry: Record) -> None:
+def read_records(entry: SgeRecord) -> None:
     found = parse_records(entry.answer.out)
     if "|" not in entry.command:
         assert len(found) == len(re.findall(r"^jobnumber ", entry.answer.out, re.MULTILINE))
@@ -128,7 +114,7 @@ def read_records(entry: Record) -> None:
         assert "error:" in entry.answer.err
 
 
-def read_submission(entry: Record) -> None:
+def read_submission(entry: SgeRecord) -> None:
     backend, answer = sge(), entry.answer
     told = re.search(r"^(?:Your job(?:-array)? )?(\d+)\b", answer.out, re.MULTILINE)
     if "cut -c" in entry.command:
@@ -138,7 +124,7 @@ def read_submission(entry: Record) -> None:
         assert isinstance(backend.submit_error(answer), BackendError)
 
 
-def read_control(entry: Record) -> None:
+def read_control(entry: SgeRecord) -> None:
     ids = dict.fromkeys(re.findall(r"\d+(?:\.\d+)?", entry.command))
     found = control(entry, Action.CANCEL, *ids)
     assert set(found) == set(ids)
@@ -146,21 +132,21 @@ def read_control(entry: Record) -> None:
         assert found.get(number, Outcome.DONE) is Outcome.DONE
 
 
-def read_queues(entry: Record) -> None:
+def read_queues(entry: SgeRecord) -> None:
     [queue] = sge().parse_queues(entry.answer)
     assert (queue.name, queue.open, queue.max_walltime) == ("all.q", True, None)
 
 
-def read_machines(entry: Record) -> None:
+def read_machines(entry: SgeRecord) -> None:
     [machine] = sge().parse_machines(entry.answer)
     assert (machine.name, machine.cores, machine.load, str(machine.memory)) == ("localhost", 2, 4.07, "24064 MiB")
 
 
-def read_version(entry: Record) -> None:
+def read_version(entry: SgeRecord) -> None:
     assert entry.answer.out == "SGE 8.1.9\n"
 
 
-READERS: Mapping[str, Callable[[Record], None]] = {
+READERS: Mapping[str, Callable[[SgeRecord], None]] = {
     "qstat -xml": read_listing,
     "qstat": read_plain_listing,
     "qstat -j": read_reasons,
@@ -433,7 +419,7 @@ def test_no_jobs_is_a_listing() -> None:
 # --- submission ---------------------------------------------------------------------------------------------------
 
 
-def submissions() -> list[Record]:
+def submissions() -> list[SgeRecord]:
     return [
         entry for entry in RECORDS if entry.word == "qsub" and ";" not in entry.command and "|" not in entry.command
     ]
@@ -482,7 +468,7 @@ def test_a_missing_qsub() -> None:
 # --- control ------------------------------------------------------------------------------------------------------
 
 
-def control(entry: Record, action: Action, *ids: str, started: bool = False) -> dict[str, Outcome]:
+def control(entry: SgeRecord, action: Action, *ids: str, started: bool = False) -> dict[str, Outcome]:
     # xargs makes one exit code of all that are not fatal
     code = 123 if 0 < entry.answer.exitcode < 126 else entry.answer.exitcode
     answer = Completed(code, entry.answer.stdout, entry.answer.stderr)

@@ -6,11 +6,9 @@ backend never runs; the counts show that none is passed over.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -30,11 +28,9 @@ from batchlib.errors import (
     SystemUnavailable,
 )
 from batchlib.run import Reason, Run, State
-from batchlib.transport.local import LocalCarrier
 from batchlib.transport.shell import Completed
-from batchlib.transport.transport import Transport
+from tests.unit.recorded import Record, Replay, load
 
-RECORDING = Path(__file__).parents[1] / "recordings/slurm-22.05.jsonl"
 #: Numeric id of the user whose jobs they are.
 UID = "1002"
 #: Records of commands that the backend never runs, by the first word.
@@ -44,13 +40,8 @@ NOT_OURS = {
 }  # fmt: skip
 
 
-@attrs.frozen
-class Record:
+class SlurmRecord(Record):
     """One command and its answer."""
-
-    scenario: str
-    command: str
-    answer: Completed
 
     @property
     def word(self) -> str:
@@ -63,24 +54,6 @@ class Record:
                 return word
             first = first or word.partition("=")[0]
         return first if first != "cd" else words[0]
-
-
-def record(line: str) -> Record:
-    row = json.loads(line)
-    # without an exit code the command was ended by SIGTERM before it had ended by itself
-    code = row["exit"] if row["exit"] is not None else 128 + 15
-    return Record(row["scenario"], row["command"], Completed(code, row["stdout"].encode(), row["stderr"].encode()))
-
-
-class Replay(Transport):
-    """A frontend that has one answer."""
-
-    def __init__(self, answer: Completed) -> None:
-        super().__init__(LocalCarrier())
-        self.answer = answer
-
-    def run(self, program: str, **_options: Any) -> Completed:
-        return self.answer
 
 
 def slurm(answer: Completed) -> SlurmBackend:
@@ -100,17 +73,17 @@ def queue_fields(command: str) -> tuple[str, ...]:
     return tuple("iTSNVrj")
 
 
-def queue_rows(entry: Record) -> list[JobRow]:
+def queue_rows(entry: SlurmRecord) -> list[JobRow]:
     fields = queue_fields(entry.command)
     return [row for row in (parse_queue_line(line, fields) for line in entry.answer.out.split("\n")) if row]
 
 
-def accounting_rows(entry: Record) -> dict[str, JobRow]:
+def accounting_rows(entry: SlurmRecord) -> dict[str, JobRow]:
     match = re.search(r" -o ([\w,]+)", entry.command)
     return parse_accounting(entry.answer.out, UID, *([match[1].split(",")] if match else []))
 
 
-def read_squeue(entry: Record) -> None:
+def read_squeue(entry: SlurmRecord) -> None:
     answer = entry.answer
     try:
         slurm(answer).parse_queue(answer)
@@ -128,7 +101,7 @@ def read_squeue(entry: Record) -> None:
         assert all(row.state is not State.UNDETERMINED for row in rows)
 
 
-def read_sacct(entry: Record) -> None:
+def read_sacct(entry: SlurmRecord) -> None:
     answer = entry.answer
     try:
         slurm(answer).parse_accounting(answer)
@@ -140,7 +113,7 @@ def read_sacct(entry: Record) -> None:
         assert set(rows) == ids, "a line was passed over"
 
 
-def read_sbatch(entry: Record) -> None:
+def read_sbatch(entry: SlurmRecord) -> None:
     backend = slurm(entry.answer)
     told = re.search(r"^Submitted batch job (\d+)", entry.answer.out, re.MULTILINE)
     assert backend.jobid_in(entry.answer.out) == (told[1] if told else None)
@@ -148,7 +121,7 @@ def read_sbatch(entry: Record) -> None:
         assert isinstance(backend.submit_error(entry.answer), BackendError)
 
 
-def read_scancel(entry: Record) -> None:
+def read_scancel(entry: SlurmRecord) -> None:
     try:
         found = slurm(entry.answer).control_answers(Action.CANCEL, [], {"scancel": entry.answer})
     except SystemUnavailable:
@@ -157,7 +130,7 @@ def read_scancel(entry: Record) -> None:
         assert entry.answer.exitcode == 0 or found
 
 
-def read_ping(entry: Record) -> None:
+def read_ping(entry: SlurmRecord) -> None:
     backend = slurm(entry.answer)
     if entry.answer.exitcode:
         with pytest.raises(SystemUnavailable, match="DOWN"):
@@ -166,7 +139,7 @@ def read_ping(entry: Record) -> None:
         backend.ping()
 
 
-READERS: Mapping[str, Callable[[Record], None]] = {
+READERS: Mapping[str, Callable[[SlurmRecord], None]] = {
     "squeue": read_squeue,
     "sacct": read_sacct,
     "sbatch": read_sbatch,
@@ -174,7 +147,7 @@ READERS: Mapping[str, Callable[[Record], None]] = {
     "scontrol ping": read_ping,
 }
 
-RECORDS = [record(line) for line in RECORDING.read_text(encoding="utf-8").splitlines()]
+RECORDS = load("slurm-22.05.jsonl", SlurmRecord)
 
 
 def test_every_record_is_read_or_of_a_command_that_is_not_ours() -> None:
@@ -191,7 +164,7 @@ def test_every_record_is_read_or_of_a_command_that_is_not_ours() -> None:
     assert handled.total() + left.total() == len(RECORDS) == 1233
 
 
-def records(command: str, scenario: str | None = None) -> list[Record]:
+def records(command: str, scenario: str | None = None) -> list[SlurmRecord]:
     """Those whose command matches, in a scenario or all."""
     return [
         entry
@@ -511,7 +484,7 @@ NOT_NOW: Mapping[str, type[BackendError]] = {
 }
 
 
-def submissions() -> list[Record]:
+def submissions() -> list[SlurmRecord]:
     return [entry for entry in RECORDS if entry.word == "sbatch"]
 
 

@@ -20,14 +20,12 @@ from batchlib.errors import SubmissionRefused, SystemUnavailable
 from batchlib.quantity import Duration, Memory
 from batchlib.run import Reason, State
 from batchlib.transport.shell import Completed
+from tests.life import End
 from tests.unit.pbs_records import (
     TOKEN,
-    End,
-    Record,
+    PbsRecord,
     believed,
     end,
-    load,
-    pick,
     read_control,
     read_deletion,
     read_listing,
@@ -35,8 +33,9 @@ from tests.unit.pbs_records import (
     read_submission,
     rows,
 )
+from tests.unit.recorded import load, pick
 
-RECORDS = load("torque-6.1.3.jsonl")
+RECORDS = load("torque-6.1.3.jsonl", PbsRecord)
 #: Records of commands that the backend never runs, by the first word.
 NOT_OURS = {"cat": 28, "ls": 14, "qselect": 5, "[as": 3, "qalter": 1, "qmove": 1}
 
@@ -45,14 +44,14 @@ def backend() -> TorqueBackend:
     return TorqueBackend("lab")
 
 
-def read_qstat(entry: Record) -> None:
+def read_qstat(entry: PbsRecord) -> None:
     if entry.options == "Qf":
         assert [queue.name for queue in backend().parse_queues(entry.answer)] == ["short", "workq"]
     elif not set(entry.options) & set("QB") and "version" not in entry.options:
         read_listing(backend(), entry)
 
 
-READERS: Mapping[str, Callable[[Record], None]] = {
+READERS: Mapping[str, Callable[[PbsRecord], None]] = {
     "qstat": read_qstat,
     "qsub": lambda entry: read_submission(backend(), entry),
     "qdel": lambda entry: read_deletion(backend(), entry),
@@ -81,7 +80,7 @@ def test_every_record_is_read_or_of_a_command_that_is_not_ours() -> None:
     assert handled.total() + left.total() == len(RECORDS) == 373
 
 
-def records(scenario: str, command: str = ".*") -> list[Record]:
+def records(scenario: str, command: str = ".*") -> list[PbsRecord]:
     return pick(RECORDS, scenario, command)
 
 
