@@ -21,7 +21,18 @@ from tests.servers.state import make_state_directory, remove_state_directory, sw
 #: The site in the name of a test.
 SITE = re.compile(r"[\[-]((?:shell|slurm|sge|pbs|torque|lsf|volclava)-(?:local|ssh))[\]-]")
 
+#: Faults that are injected on each batch system where nobody says how many.
+FAULT_POINTS = 12
+#: The property of a test's report that holds a line for the end of the test run.
+FAULTS = "faults"
+
 CLUSTERS = {"slurm", "slurm_without_accounting", "grid_engine"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the number of faults be chosen."""
+    text = "points of clients' lives at which faults are injected, on each batch system (default: %(default)s)"
+    parser.addoption("--faults", dest="fault_points", type=int, default=FAULT_POINTS, metavar="N", help=text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,6 +46,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if live in item.path.parents or CLUSTERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.live)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print how many faults were injected, and what they did."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
+    lines = [line for report in reports for name, line in report.user_properties if name == FAULTS]
+    if lines:
+        terminalreporter.section("faults")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(optionalhook=True)
