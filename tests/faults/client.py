@@ -22,7 +22,7 @@ from batchlib.backends import submission
 from batchlib.config import Configuration, resource_settings
 from tests.faults.injection import Points, instrument
 
-#: Tasks that are to come to their end, among them the elements of an array.
+#: Tasks that are to come to their end, and elements of an array that are, too.
 PLAIN, ELEMENTS = 3, 2
 #: Seconds after which a batch system here surely has a job in its books, instead of those of the world's slowest.
 GRACE = 8.0
@@ -57,7 +57,7 @@ class Order:
 
 def names(prefix: str) -> list[str]:
     """List the names of all tasks that are to come to their end, as they write them into the ledger."""
-    return [f"{prefix}t{number}" for number in range(PLAIN)] + [f"{prefix}a.{index}" for index in range(ELEMENTS)]
+    return [f"{prefix}t{number}" for number in range(PLAIN)] + [f"{prefix}a.{index}" for index in range(1, ELEMENTS + 1)]
 
 
 def victim(prefix: str) -> str:
@@ -99,7 +99,7 @@ def live(order: Order, points: Points) -> dict[str, Any]:
             name = f"{order.prefix}a"
             array = _task(order, name, f"echo {name}.{{index}} >> {order.ledger}; cat in.txt > out.txt")
             array.output_dir = f"{order.directory}/out/{name}.{{index}}"
-            session.add_array(array, f"0-{ELEMENTS - 1}")
+            session.add_array(array, f"1-{ELEMENTS}")
         engine.progress(patience=PATIENCE)
         apps = session.load()
         [cancelled] = [app for app in apps if app.jobname == victim(order.prefix)]
