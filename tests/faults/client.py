@@ -1,6 +1,6 @@
 """A client's whole life, which may be cut short at any point and is then lived again.
 
-    python -m tests.faults.client < ORDER
+    python -m tests.faults.client ORDER.json
 
 It submits tasks, waits for them, cancels one, fetches the outputs and frees the sandboxes. Lived again, it goes on
 where it was: everything that it knows is in its session. The order is a JSON document; what was reached is printed
@@ -57,7 +57,9 @@ class Order:
 
 def names(prefix: str) -> list[str]:
     """List the names of all tasks that are to come to their end, as they write them into the ledger."""
-    return [f"{prefix}t{number}" for number in range(PLAIN)] + [f"{prefix}a.{index}" for index in range(1, ELEMENTS + 1)]
+    return [f"{prefix}t{number}" for number in range(PLAIN)] + [
+        f"{prefix}a.{index}" for index in range(1, ELEMENTS + 1)
+    ]
 
 
 def victim(prefix: str) -> str:
@@ -144,7 +146,7 @@ def _name(app: Application) -> str:
 
 def main() -> None:
     """Live once."""
-    order = Order(**json.load(sys.stdin))
+    order = Order(**json.loads(Path(sys.argv[1]).read_text()))
     submission._GRACE = GRACE
     points = Points(order.kind, order.point)
     instrument(points)

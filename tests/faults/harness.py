@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import itertools
 import json
 import os
 import re
@@ -109,7 +108,7 @@ def run(
     """Run trials side by side, then compare with the books."""
     with concurrent.futures.ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
         done = list(pool.map(lambda trial: _one(site, *trial), trials))
-    _compare_with_books(site, done)
+    _compare_with_books(site, {_prefix(trial.kind, trial.point): trial for trial in done})
     return done
 
 
@@ -132,7 +131,6 @@ def _one(site: Site, kind: str, point: int) -> Trial:
     trial = Trial(kind, point)
     prefix = _prefix(kind, point)
     first = _live(site, prefix, kind, point)
-    answer: Any = first
     if isinstance(first, dict):
         trial.struck = first["points"] >= point
         trial.at = first["names"][point - 1] if trial.struck else ""
@@ -140,15 +138,20 @@ def _one(site: Site, kind: str, point: int) -> Trial:
         trial.struck = "signal 9" in first
         if not trial.struck:
             trial.complaints.append(first)
+    _go_on(site, prefix, trial, first)
+    return trial
+
+
+def _go_on(site: Site, prefix: str, trial: Trial, answer: dict[str, Any] | str | None) -> None:
+    """Live again until all is done, and compare with what the jobs wrote."""
     for _life in range(_MORE_LIVES):
         if not (isinstance(answer, dict) and _is_complete(prefix, answer)):
-            answer = _live(site, prefix, kind, 0)
+            answer = _live(site, prefix, KINDS[0], 0)
     if not isinstance(answer, dict):
         trial.complaints.append(f"it could not go on: {answer}")
     elif not _is_complete(prefix, answer):
         trial.complaints.append(f"it did not come to its end: {answer['states']} {answer['problems']}")
     _check(site, prefix, trial)
-    return trial
 
 
 def _is_complete(prefix: str, answer: Mapping[str, Any]) -> bool:
@@ -158,6 +161,12 @@ def _is_complete(prefix: str, answer: Mapping[str, Any]) -> bool:
 
 def _live(site: Site, prefix: str, kind: str, point: int) -> dict[str, Any] | str:
     """Live a life; give what it printed, or how it ended."""
+    with start(site, prefix, kind, point) as client:
+        return finish(client)
+
+
+def start(site: Site, prefix: str, kind: str = KINDS[0], point: int = 0) -> subprocess.Popen[str]:
+    """Begin a life."""
     directory = site.home / prefix
     if not directory.exists():
         directory.mkdir()
@@ -173,17 +182,32 @@ def _live(site: Site, prefix: str, kind: str, point: int) -> dict[str, Any] | st
         "kind": kind,
         "point": point,
     }
-    command = [sys.executable, "-m", "tests.faults.client"]
+    (directory / "order.json").write_text(json.dumps(order))
+    command = [sys.executable, "-m", "tests.faults.client", str(directory / "order.json")]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(client: subprocess.Popen[str]) -> dict[str, Any] | str:
+    """Wait until a life has ended; give what it printed, or how it ended."""
     try:
-        done = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True, timeout=_PATIENCE)
+        out, err = client.communicate(timeout=_PATIENCE)
     except subprocess.TimeoutExpired:
+        client.kill()
         return f"it did nothing for {_PATIENCE:g} s"
-    if done.returncode < 0:
-        return f"it died of signal {-done.returncode}"
-    if done.returncode:
-        return done.stderr[-2000:]
-    answer: dict[str, Any] = json.loads(done.stdout)
+    if client.returncode < 0:
+        return f"it died of signal {-client.returncode}"
+    if client.returncode:
+        return err[-2000:]
+    answer: dict[str, Any] = json.loads(out)
     return answer
+
+
+def settle(site: Site, prefix: str) -> Trial:
+    """Live again until all is done, and compare with what the jobs wrote and what the batch system knows."""
+    trial = Trial("", 0)
+    _go_on(site, prefix, trial, None)
+    _compare_with_books(site, {prefix: trial})
+    return trial
 
 
 def _check(site: Site, prefix: str, trial: Trial) -> None:
@@ -205,12 +229,11 @@ def _check(site: Site, prefix: str, trial: Trial) -> None:
         shutil.rmtree(directory)
 
 
-def _compare_with_books(site: Site, trials: Iterable[Trial]) -> None:
+def _compare_with_books(site: Site, trials: Mapping[str, Trial]) -> None:
     """Count the jobs that the batch system itself knows: one for each task, and one for the array as a whole."""
     accepted = Counter(re.sub(r"\.[^.]*$", "", name) for name in site.books())
-    for trial in trials:
-        prefix = _prefix(trial.kind, trial.point)
-        for name in {name.partition(".")[0] for name in itertools.chain(names(prefix), [victim(prefix)])}:
+    for prefix, trial in trials.items():
+        for name in {name.partition(".")[0] for name in [*names(prefix), victim(prefix)]}:
             if accepted[name] > 1:
                 trial.doubled += 1
                 trial.complaints.append(f"{name} is {accepted[name]} times in the books")
