@@ -39,14 +39,15 @@ class Site:
     home : Path
         Where ledgers and spool directories are; jobs can write to it.
     books : callable
-        Lists the names of all jobs that the system has ever accepted, each as often as it did.
+        Lists the names of all jobs that the system has ever accepted, each as often as it did; none where it keeps no
+        books.
     own : callable
         Gives a file or directory to the user whose jobs they are.
     """
 
     resource: Mapping[str, str]
     home: Path
-    books: Callable[[], list[str]]
+    books: Callable[[], list[str]] = list
     own: Callable[[Path], None] = lambda path: None
 
 
