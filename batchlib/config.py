@@ -59,6 +59,10 @@ def _boolean(value: str | bool) -> bool:
         raise InvalidValue(f"{value!r} is neither yes nor no") from None
 
 
+def _choice(value: str | bool | None) -> bool | None:
+    return None if value is None else _boolean(value)
+
+
 def _count(value: str | int | None) -> int | None:
     if value is None:
         return None
@@ -87,6 +91,13 @@ def _native_name(value: str | None) -> str | None:
 
 def _memory(value: str | Memory | None) -> Memory | None:
     return None if value is None else Memory(value)
+
+
+def _quota(value: str | Memory) -> Memory:
+    """Take an amount of memory, or a word that means none."""
+    if isinstance(value, str) and value.strip().lower() in ("0", "off", "no"):
+        return Memory("0 B")
+    return Memory(value)
 
 
 def _duration(value: str | Duration | None) -> Duration | None:
@@ -142,6 +153,12 @@ class ResourceSettings:
         Longest walltime that may be asked for.
     spooldir : str
         Directory for sandboxes on the frontend, shared with the nodes; ``$HOME`` and ``~`` are expanded there.
+    cache_quota : Memory
+        Space for inputs that are kept in the spool directory, so that they need not be sent again; none switches the
+        cache off.
+    cache_links : bool, optional
+        Whether jobs get links to kept inputs, which they can't change, or copies of their own; default is links,
+        but copies where jobs run as root, whom no permission bits hold back.
     accounting_delay : float
         Seconds to wait for evidence of a job that is gone from the queue.
     poll_interval : float
@@ -186,6 +203,8 @@ class ResourceSettings:
     max_memory_per_core: Memory | None = attrs.field(default=None, converter=_memory)
     max_walltime: Duration | None = attrs.field(default=None, converter=_duration)
     spooldir: str = "$HOME/.batchlib"
+    cache_quota: Memory = attrs.field(default=Memory("10 GB"), converter=_quota)
+    cache_links: bool | None = attrs.field(default=None, converter=_choice)
     accounting_delay: float = attrs.field(default=15.0, converter=_seconds)
     poll_interval: float = attrs.field(default=DEFAULT_POLL_INTERVAL, converter=_seconds)
     timeout: float = attrs.field(default=120.0, converter=_seconds)

@@ -145,6 +145,14 @@ def input_entries(app: Application, token: str) -> Iterator[Entry]:
         yield from _parents(f"{token}/{name}", token, directories)
 
 
+def local_inputs(app: Application) -> Iterator[tuple[str, bool]]:
+    """List the local files and directories that a job needs, and whether each is its command."""
+    if app.stdin is not None:
+        yield app.stdin, False
+    for local, remote in app.inputs.items():
+        yield local, _is_command(app, remote)
+
+
 def _parents(name: str, token: str, known: set[str]) -> Iterator[Entry]:
     """List the directories above `name`, but for its sandbox, that were not listed yet."""
     parts = name[len(token) + 1 :].split("/")

@@ -127,6 +127,7 @@ def submit(
     unclear: Sequence[str] = (),
     prelude: str = "",
     limit: str = "limit=",
+    unpacked: str = "",
 ) -> Sections:
     """Unpack the sandboxes that come on standard input, then submit each.
 
@@ -146,11 +147,14 @@ def submit(
         Shell text to run before the first submission.
     limit : str
         Shell text that sets ``$limit``, for a submit command that may hang.
+    unpacked : str
+        Shell text to run after unpacking.
     """
     sections = Sections()
     listed = "".join(f"{lines([token]).strip()} {command}\n" for token, command in jobs)
     sections.text = f"""cd {quote(spool)} || exit {NO_SPOOL}
 tar -xpf - || exit {UNPACKING_FAILED}
+{unpacked}
 {_scrub(outer, kept)}
 {prelude}
 {limit}
@@ -294,7 +298,7 @@ def parse_abandon(answer: Completed) -> set[str]:
     return {line.removeprefix("gone ") for line in answer.out.splitlines() if line.startswith("gone ")}
 
 
-def collect(spool: str, names: Iterable[str]) -> str:
-    """Send files as a tar archive; those that do not exist are left out."""
-    words = " ".join(quote(name) for name in names)
-    return f"{CLEAN}cd {quote(spool)} || exit {NO_SPOOL}\ntar -cf - -- {words}\n"
+def collect(spool: str, names: Iterable[str], unwanted: Iterable[str] = ()) -> str:
+    """Send files as a tar archive; those that do not exist are left out, and those that are `unwanted`."""
+    words = " ".join([*(f"--exclude={quote(name)}" for name in unwanted), "--", *map(quote, names)])
+    return f"{CLEAN}cd {quote(spool)} || exit {NO_SPOOL}\ntar -cf - {words}\n"

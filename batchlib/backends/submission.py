@@ -30,7 +30,7 @@ from ..errors import (
 from ..run import State
 from ..transport.archive import Entry, pack
 from ..transport.shell import Completed
-from . import programs
+from . import cache, programs
 from .base import Journal
 from .script import render_command
 
@@ -147,8 +147,12 @@ def _begin(system: BatchSystem, group: Sequence[Application]) -> Unit:
     return Unit(token, tuple(group), array)
 
 
-def _send(system: BatchSystem, units: Sequence[Unit], spool: str) -> Answers:
+def _send(system: BatchSystem, units: Sequence[Unit], spool: str, way: cache.Way = cache.Way.ARCHIVE) -> Answers:
     """Send all sandboxes and submit all jobs, in one stream."""
+    try:
+        staging = cache.stage(system, [app for unit in units for app in unit.apps], way)
+    except BatchlibError as error:
+        return _revert_all(units, system.tell(error))
     program = programs.submit(
         spool,
         [(unit.token, " ".join(system.submit_words(unit.apps[0]))) for unit in units],
@@ -158,16 +162,17 @@ def _send(system: BatchSystem, units: Sequence[Unit], spool: str) -> Answers:
         unclear=system.unclear_submit,
         prelude=system.submit_prelude(),
         limit=system.limit if system.clients_hang else "limit=",
+        unpacked=staging.arrived,
     )
     scripts = [(unit, system.script(unit.apps[0], unit.token, spool, unit.array)) for unit in units]
-    packing = _Packing()
+    packing = _Packing(staging)
     try:
         answer = system.transport.send(
             program.text, pack(packing.entries(scripts)), idle_timeout=system.settings.timeout
         )
     except DataStagingError as error:
         # everything is unpacked before anything is submitted, so nothing was: leave out what has the bad input
-        return _without(system, units, packing.current, error, spool)
+        return _without(system, units, packing.concerned(units), error, spool, staging)
     except ConnectionFailed as error:
         return _revert_all(units, system.tell(error))
     except TransportError as error:
@@ -176,39 +181,59 @@ def _send(system: BatchSystem, units: Sequence[Unit], spool: str) -> Answers:
         )
         return {app: unclear for unit in units for app in unit.apps}
     if answer.exitcode in (programs.UNPACKING_FAILED, programs.NO_SPOOL):
-        reason = sandbox.check_room(answer.err) or DataStagingError(
-            f"the inputs could not be written to {spool}: {answer.err.strip()[-300:]}"
-        )
+        full = sandbox.check_room(answer.err)
+        _discard(system, units, staging)
+        if full is None and staging.items and staging.way is cache.Way.ARCHIVE:
+            # such as a file that has as many links as it may
+            return _send(system, units, spool, cache.Way.LINKS)
+        reason = full or DataStagingError(f"the inputs could not be written to {spool}: {answer.err.strip()[-300:]}")
         reason.resource = system.name
-        _discard(system, units)
         return _revert_all(units, reason)
     return _answers(system, units, program.split(answer))
 
 
 class _Packing:
-    """Lists what goes into the sandboxes, and knows whose turn it is."""
+    """Lists what goes to the frontend, and knows whose turn it is."""
 
-    def __init__(self) -> None:
-        self.current: Unit | None = None
+    def __init__(self, staging: cache.Staging) -> None:
+        self._staging = staging
+        self._current: Unit | cache.Item | None = None
 
     def entries(self, scripts: Sequence[tuple[Unit, str]]) -> Iterator[Entry]:
+        for item in self._staging.missing:
+            self._current = item
+            yield self._staging.content(item)
         for unit, script in scripts:
-            self.current = unit
+            self._current = unit
             yield from sandbox.root_entries(unit.token, script)
             for app in unit.apps:
                 token = app.execution.token or ""
                 if unit.array is not None:
                     yield from sandbox.element_entries(token, render_command(app))
-                yield from sandbox.input_entries(app, token)
+                yield from self._staging.placed(sandbox.input_entries(app, token))
+        self._current = None
+        yield from self._staging.places()
+
+    def concerned(self, units: Sequence[Unit]) -> list[Unit]:
+        """Tell which jobs can't go without what was packed last."""
+        current = self._current
+        if isinstance(current, cache.Item):
+            return [unit for unit in units if current.is_input_of(unit.apps)]
+        return list(units) if current is None else [current]
 
 
-def _without(system: BatchSystem, units: Sequence[Unit], bad: Unit | None, error: BatchlibError, spool: str) -> Answers:
-    """Submit all but one."""
-    _discard(system, units)
-    if bad is None:
-        return _revert_all(units, error)
-    rest = [unit for unit in units if unit is not bad]
-    return _revert_all([bad], error) | (_send(system, rest, spool) if rest else {})
+def _without(
+    system: BatchSystem,
+    units: Sequence[Unit],
+    bad: Sequence[Unit],
+    error: BatchlibError,
+    spool: str,
+    staging: cache.Staging,
+) -> Answers:
+    """Submit all but some."""
+    _discard(system, units, staging)
+    rest = [unit for unit in units if unit not in bad]
+    return _revert_all(bad, error) | (_send(system, rest, spool) if rest else {})
 
 
 def _answers(system: BatchSystem, units: Sequence[Unit], parts: dict[str, Completed]) -> Answers:
@@ -326,10 +351,11 @@ def _abandon(system: BatchSystem, units: Sequence[Unit]) -> Answers:
     return answers
 
 
-def _discard(system: BatchSystem, units: Sequence[Unit]) -> None:
+def _discard(system: BatchSystem, units: Sequence[Unit], staging: cache.Staging) -> None:
     """Remove sandboxes of jobs that were not submitted."""
     try:
-        system.ask(sandbox.remove_program(programs.quote(system.spool), [unit.token for unit in units]))
+        program = sandbox.remove_program(programs.quote(system.spool), [unit.token for unit in units])
+        system.ask(f"cd {programs.quote(system.spool)} || exit\n{staging.discarding}{program}")
     except TransportError:
         # what is left lies in the spool directory under a token that is used again by the next try
         return

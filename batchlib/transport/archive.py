@@ -6,6 +6,7 @@ Reading distrusts the stream: nothing is written outside the destination, no lin
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 import tarfile
@@ -39,6 +40,41 @@ class Link:
 
 
 @attrs.frozen
+class HardLink:
+    """Another name of something that lies where the archive is unpacked.
+
+    Parameters
+    ----------
+    target : str
+        Its path there.
+    """
+
+    target: str
+
+
+@attrs.frozen
+class Known:
+    """A local file whose content was looked at before: it is sent only if it is still the same.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    sha256 : str
+        Digest of its content, in hexadecimal digits.
+    size : int
+        Bytes.
+    mtime : int
+        Modification time to give it, in seconds since the epoch.
+    """
+
+    path: Path
+    sha256: str
+    size: int
+    mtime: int
+
+
+@attrs.frozen
 class Entry:
     """One thing to put into an archive.
 
@@ -46,14 +82,14 @@ class Entry:
     ----------
     name : str
         Relative path in the archive.
-    source : Path or bytes or Link or None
+    source : Path or Known or bytes or Link or HardLink or None
         A local file, the content itself, a link, or None for a directory.
     mode : int, optional
         Permission bits; default is those of the local file, or 0600 (directories 0700).
     """
 
     name: str
-    source: Path | bytes | Link | None
+    source: Path | Known | bytes | Link | HardLink | None
     mode: int | None = None
 
 
@@ -111,15 +147,18 @@ def pack(entries: Iterable[Entry]) -> Iterator[bytes]:
     Raises
     ------
     DataStagingError
-        A file can't be read, or shrinks while it is read.
+        A file can't be read, shrinks while it is read, or is no longer what was known of it.
     """
     for entry in entries:
         source = entry.source
         if isinstance(source, Path):
-            try:
+            with _readable(source):
                 yield from _pack_file(entry.name, source, entry.mode)
-            except OSError as error:
-                raise DataStagingError(f"cannot read the input {source}: {error.strerror}") from error
+        elif isinstance(source, Known):
+            with _readable(source.path):
+                yield from _pack_known(entry.name, source, entry.mode)
+        elif isinstance(source, HardLink):
+            yield _header(entry.name, tarfile.LNKTYPE, 0o600, target=source.target)
         elif isinstance(source, Link):
             yield _header(entry.name, tarfile.SYMTYPE, 0o777, mtime=int(time.time()), target=source.target)
         elif source is None:
@@ -129,6 +168,14 @@ def pack(entries: Iterable[Entry]) -> Iterator[bytes]:
             yield _header(entry.name, tarfile.REGTYPE, mode, size=len(source), mtime=int(time.time()))
             yield source + _padding(len(source))
     yield bytes(2 * _BLOCK)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataStagingError(f"cannot read the input {path}: {error.strerror}") from error
 
 
 def _pack_file(name: str, path: Path, mode: int | None) -> Iterator[bytes]:
@@ -144,6 +191,23 @@ def _pack_file(name: str, path: Path, mode: int | None) -> Iterator[bytes]:
             left -= len(data)
             yield data
     yield _padding(info.st_size)
+
+
+def _pack_known(name: str, known: Known, mode: int | None) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    with known.path.open("rb") as file:
+        left = known.size
+        if os.fstat(file.fileno()).st_size == left:
+            yield _header(name, tarfile.REGTYPE, 0o600 if mode is None else mode, size=left, mtime=known.mtime)
+            while data := file.read(min(_CHUNK, left)):
+                left -= len(data)
+                digest.update(data)
+                yield data
+    if left or digest.hexdigest() != known.sha256:
+        raise DataStagingError(
+            f"the input {known.path} changed while it was being sent; submit again when nothing writes to it"
+        )
+    yield _padding(known.size)
 
 
 def _header(name: str, kind: bytes, mode: int, *, size: int = 0, mtime: int = 0, target: str = "") -> bytes:

@@ -1,0 +1,283 @@
+"""Inputs that travel once: which ones they are, and what becomes of them on their way into the sandboxes.
+
+A file that several jobs of a batch share, and any large file, is named by the digest of its content. The frontend is
+asked, once for a batch, which of these it has; the others travel in front of the sandboxes, each once, and stay in
+the spool directory for later batches. Jobs get links to them: see `cache_text` for what that is like over there.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import os
+import stat
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from .. import sandbox
+from ..application import Application
+from ..errors import DataStagingError
+from ..transport.archive import Entry, HardLink, Known, entries_of
+from . import cache_text
+from .cache_text import Wanted
+from .programs import quote
+
+if TYPE_CHECKING:
+    from .batch import BatchSystem
+
+#: Bytes from which on a file is kept when several jobs of a batch need it, and from which on it always is.
+SHARED = 64 << 10
+ALWAYS = 1 << 20
+
+_CHUNK = 1 << 20
+#: Nanoseconds that a file must have been left alone, for its times to tell whether it was changed since.
+_SETTLED = 2 * 10**9
+#: Requests that look at files may take longer than others, by this factor.
+_PATIENCE = 10
+
+#: Digests of local files, by path, place and time of their last change.
+_digests: dict[tuple[str, int, int, int, int, int], str] = {}
+
+
+class Way(enum.Enum):
+    """How inputs get from the batch's directory into the sandboxes."""
+
+    #: As links in the archive: the quickest.
+    ARCHIVE = enum.auto()
+    #: One by one, as links as far as possible: for what the first way failed with.
+    LINKS = enum.auto()
+    #: One by one, as copies.
+    COPIES = enum.auto()
+
+
+@attrs.frozen
+class Item:
+    """An object, and where it comes from.
+
+    Parameters
+    ----------
+    wanted : Wanted
+        How it is known on the far side.
+    content : Known
+        The local file.
+    inputs : frozenset of str
+        Local names, as applications have them, of inputs that it is or lies in.
+    """
+
+    wanted: Wanted
+    content: Known
+    inputs: frozenset[str]
+
+    def is_input_of(self, apps: Iterable[Application]) -> bool:
+        """Tell whether one of these jobs needs it."""
+        return any(local in self.inputs for app in apps for local, _ in sandbox.local_inputs(app))
+
+
+#: Files by path, and whether they are a job's command, which is executable whatever the local file is.
+Items = Mapping[tuple[str, bool], Item]
+
+
+def choose(apps: Sequence[Application]) -> Items:
+    """Find the inputs that are to travel once.
+
+    Parameters
+    ----------
+    apps : sequence of Application
+        The batch. What can't be read is left for others to complain of.
+    """
+    found: dict[tuple[str, bool], os.stat_result] = {}
+    users: Counter[tuple[str, bool]] = Counter()
+    inputs: dict[tuple[str, bool], set[str]] = {}
+    for (local, command), count in Counter(one for app in apps for one in set(sandbox.local_inputs(app))).items():
+        for path, info in _files(local):
+            key = (path, command)
+            found[key] = info
+            users[key] += count
+            inputs.setdefault(key, set()).add(local)
+    objects: dict[tuple[str, int], list[tuple[str, bool]]] = {}
+    for key, info in found.items():
+        if info.st_size >= ALWAYS or (info.st_size >= SHARED and users[key] > 1):
+            try:
+                sha256 = digest(Path(key[0]), info)
+            except OSError:
+                continue
+            executable = key[1] or info.st_mode & stat.S_IXUSR
+            objects.setdefault((sha256, 0o555 if executable else 0o444), []).append(key)
+    items: dict[tuple[str, bool], Item] = {}
+    for number, ((sha256, mode), keys) in enumerate(objects.items()):
+        info = found[keys[0]]
+        mtime = int(info.st_mtime) if 0 <= info.st_mtime < 1 << 32 else 0
+        item = Item(
+            Wanted(number, sha256, info.st_size, mtime, mode),
+            Known(Path(keys[0][0]), sha256, info.st_size, mtime),
+            frozenset(local for key in keys for local in inputs[key]),
+        )
+        items |= dict.fromkeys(keys, item)
+    return items
+
+
+def _files(local: str) -> Iterator[tuple[str, os.stat_result]]:
+    """List the regular files that an input consists of."""
+    try:
+        for entry in entries_of(Path(local), ""):
+            if isinstance(entry.source, Path):
+                yield str(entry.source), entry.source.stat()
+    except (DataStagingError, OSError):
+        return
+
+
+def digest(path: Path, info: os.stat_result) -> str:
+    """Give the SHA-256 digest of a file's content, which is read once as long as the file stays as it is.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    info : os.stat_result
+        What it looks like.
+    """
+    key = (str(path), info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+    if key not in _digests:
+        settled = time.time_ns() - max(info.st_mtime_ns, info.st_ctime_ns) > _SETTLED
+        found = hashlib.sha256()
+        with path.open("rb") as file:
+            while data := file.read(_CHUNK):
+                found.update(data)
+        if not settled:
+            return found.hexdigest()
+        _digests[key] = found.hexdigest()
+    return _digests[key]
+
+
+@attrs.define
+class Staging:
+    """What of a batch's inputs travels once.
+
+    Parameters
+    ----------
+    items : mapping
+        The files: see `choose`.
+    present : set of int
+        Objects that the far side has.
+    directory : str
+        The batch's own directory there, below the spool directory.
+    way : Way
+        How inputs get from there into the sandboxes.
+    damaged : tuple of str
+        Names to remove from the cache.
+    quota : int
+        Bytes that the cache may take.
+    """
+
+    items: Items
+    present: frozenset[int] = frozenset()
+    directory: str = ""
+    way: Way = Way.ARCHIVE
+    damaged: tuple[str, ...] = ()
+    quota: int = 0
+    _places: list[str] = attrs.field(factory=list, init=False)
+
+    @property
+    def missing(self) -> list[Item]:
+        """What has to be sent."""
+        return [item for item in _unique(self.items) if item.wanted.number not in self.present]
+
+    def content(self, item: Item) -> Entry:
+        """Give what brings a missing object to the far side.
+
+        It may come by another way, before the stream and under the name of this entry: it is looked at, and gets its
+        name in the cache, in `arrived`.
+        """
+        return Entry(self._place(item), item.content, item.wanted.mode)
+
+    def placed(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Put links in the place of inputs that travel by themselves, or note where they belong."""
+        for entry in entries:
+            item = None
+            if isinstance(entry.source, Path) and self.items:
+                item = self.items.get((str(entry.source), entry.mode is not None))
+            if item is None:
+                yield entry
+            elif self.way is Way.ARCHIVE:
+                yield Entry(entry.name, HardLink(self._place(item)))
+            else:
+                mode = stat.S_IMODE(item.content.path.stat().st_mode) if entry.mode is None else entry.mode
+                self._places.append(cache_text.place(item.wanted.number, self._place(item), mode, entry.name))
+
+    def places(self) -> Iterator[Entry]:
+        """Give the program that does what could not be done by links in the archive; call it last."""
+        if self._places:
+            yield Entry(f"{self.directory}/places", "".join(self._places).encode("utf-8", "surrogateescape"))
+            self._places.clear()
+
+    @property
+    def arrived(self) -> str:
+        """Shell text to run after unpacking."""
+        if not self.items:
+            return ""
+        new = [item.wanted for item in self.missing]
+        return cache_text.arrive(
+            self.directory,
+            new,
+            damaged=self.damaged,
+            # what is larger than the whole cache would only drive everything else out
+            kept=[one for one in new if one.size <= self.quota],
+            put="" if self.way is Way.ARCHIVE else cache_text.PUT[self.way is Way.LINKS],
+        )
+
+    @property
+    def discarding(self) -> str:
+        """Shell text that removes the batch's directory."""
+        return f"rm -rf ./{self.directory}\n" if self.directory else ""
+
+    def _place(self, item: Item) -> str:
+        number = item.wanted.number
+        return f"{self.directory}/{number}" if number in self.present else f"{self.directory}/new/{number}"
+
+
+def _unique(items: Items) -> list[Item]:
+    return list({item.wanted.number: item for item in items.values()}.values())
+
+
+def stage(system: BatchSystem, apps: Sequence[Application], way: Way = Way.ARCHIVE) -> Staging:
+    """Find out which inputs of a batch travel once, and which of these need not travel at all.
+
+    Costs one round trip where there are such inputs, and none otherwise.
+
+    Parameters
+    ----------
+    system : BatchSystem
+        Where to.
+    apps : sequence of Application
+        The batch.
+    way : Way
+        How inputs are to get into the sandboxes, as far as that is possible.
+
+    Raises
+    ------
+    DataStagingError
+        The spool directory can't be written.
+    """
+    settings = system.settings
+    items = choose(apps) if settings.cache_quota else {}
+    if not items:
+        return Staging({})
+    wanted = [item.wanted for item in _unique(items)]
+    directory = f"{cache_text.INCOMING}/{sandbox.new_token()}"
+    quota = settings.cache_quota.bytes
+    program = cache_text.claim(system.spool, directory, wanted, quota)
+    answer = system.ask(program, timeout=_PATIENCE * settings.timeout)
+    if answer.exitcode:
+        raise sandbox.check_room(answer.err) or DataStagingError(
+            f"the inputs can't be written to {quote(system.spool)}: {answer.err.strip()[-300:]}"
+        )
+    claims = cache_text.parse_claim(answer, wanted)
+    linked = not claims.root if settings.cache_links is None else settings.cache_links
+    if not linked or not claims.links:
+        way = Way.COPIES
+    return Staging(items, claims.present, directory, way, claims.damaged, quota)
