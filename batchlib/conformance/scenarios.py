@@ -102,6 +102,30 @@ def test_everything_comes_back(site: Site, tmp_path: Path) -> None:
     assert found == {"d/one", "two", "stdout.txt", "stderr.txt"}
 
 
+def test_large_inputs_are_shared(site: Site, tmp_path: Path) -> None:
+    """Jobs and the elements of an array get the same file; what one of them does to it is not seen by the others."""
+    large = tmp_path / "large"
+    large.write_bytes(tmp_path.name.encode() + bytes(3 << 20))
+    for name, path in (("here", "large"), ("array", "deep/large")):
+        command = f"cksum < {path}; rm -f {path}; echo mine > {path}; cksum < large.txt"
+        apps = [
+            Application(["sh", "-c", command], inputs={str(large): path, __file__: "large.txt"}, jobname=name)
+            for _ in range(1 if name == "array" else 2)
+        ]
+        if name == "array":
+            apps = expand_array(apps[0], parse_array("1-3"))
+        for _ in range(2):
+            copies = [Application(app.arguments, inputs=app.inputs, array=app.array) for app in apps]
+            assert site.run(*copies) == [DONE] * len(copies)
+            found = set()
+            for number, app in enumerate(copies):
+                site.backend.get_results(app, tmp_path / str(number), overwrite=True)
+                found.add((tmp_path / str(number) / "stdout.txt").read_text())
+            assert len(found) == 1
+            assert str(large.stat().st_size) in found.pop()
+            site.backend.free_jobs(copies)
+
+
 def test_results_are_not_overwritten_unless_changed(site: Site, tmp_path: Path) -> None:
     app = Application(["sh", "-c", "echo theirs > result"], outputs=["result"])
     site.run(app)
