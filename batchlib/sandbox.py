@@ -6,6 +6,8 @@
       TOKEN/             one job's sandbox
         .batchlib/       script, log, owner, submitted, status
         ...              inputs, stdout, stderr, outputs
+      cache/             inputs that are sent once, and linked into the sandboxes
+      .incoming/         those that are on their way
 """
 
 from __future__ import annotations
