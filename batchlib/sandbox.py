@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -35,6 +36,14 @@ _TIMES = re.compile(r"{0}\s+{0}".format(r"([0-9]{1,9})m([0-9]{1,9}(?:[.,][0-9]{1
 STDIN = f"{RESERVED}/stdin"
 #: Name of the file with what the batch system and the job script themselves have to say.
 LOG = f"{RESERVED}/log"
+
+
+class Role(enum.Enum):
+    """What a job needs a local file for."""
+
+    INPUT = enum.auto()
+    COMMAND = enum.auto()
+    STDIN = enum.auto()
 
 
 def new_token() -> str:
@@ -147,12 +156,19 @@ def input_entries(app: Application, token: str) -> Iterator[Entry]:
         yield from _parents(f"{token}/{name}", token, directories)
 
 
-def local_inputs(app: Application) -> Iterator[tuple[str, bool]]:
-    """List the local files and directories that a job needs, and whether each is its command."""
+def local_inputs(app: Application) -> Iterator[tuple[str, Role]]:
+    """List the local files and directories that a job needs, and what for."""
     if app.stdin is not None:
-        yield app.stdin, False
+        yield app.stdin, Role.STDIN
     for local, remote in app.inputs.items():
-        yield local, _is_command(app, remote)
+        yield local, Role.COMMAND if _is_command(app, remote) else Role.INPUT
+
+
+def role_of(entry: Entry) -> Role:
+    """Tell what one of the files of `input_entries` is for."""
+    if entry.name.endswith(f"/{STDIN}"):
+        return Role.STDIN
+    return Role.INPUT if entry.mode is None else Role.COMMAND
 
 
 def _parents(name: str, token: str, known: set[str]) -> Iterator[Entry]:

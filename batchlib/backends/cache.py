@@ -22,6 +22,7 @@ import attrs
 from .. import sandbox
 from ..application import Application
 from ..errors import DataStagingError
+from ..sandbox import Role
 from ..transport.archive import Entry, HardLink, Known, entries_of
 from . import cache_text
 from .cache_text import Wanted
@@ -78,8 +79,8 @@ class Item:
         return any(local in self.inputs for app in apps for local, _ in sandbox.local_inputs(app))
 
 
-#: Files by path, and whether they are a job's command, which is executable whatever the local file is.
-Items = Mapping[tuple[str, bool], Item]
+#: Files by path, and what they are needed for.
+Items = Mapping[tuple[str, Role], Item]
 
 
 def choose(apps: Sequence[Application]) -> Items:
@@ -90,25 +91,26 @@ def choose(apps: Sequence[Application]) -> Items:
     apps : sequence of Application
         The batch. What can't be read is left for others to complain of.
     """
-    found: dict[tuple[str, bool], os.stat_result] = {}
-    users: Counter[tuple[str, bool]] = Counter()
-    inputs: dict[tuple[str, bool], set[str]] = {}
-    for (local, command), count in Counter(one for app in apps for one in set(sandbox.local_inputs(app))).items():
+    found: dict[tuple[str, Role], os.stat_result] = {}
+    users: Counter[tuple[str, Role]] = Counter()
+    inputs: dict[tuple[str, Role], set[str]] = {}
+    for (local, role), count in Counter(
+        one for app in apps for one in dict.fromkeys(sandbox.local_inputs(app))
+    ).items():
         for path, info in _files(local):
-            key = (path, command)
+            key = (path, role)
             found[key] = info
             users[key] += count
             inputs.setdefault(key, set()).add(local)
-    objects: dict[tuple[str, int], list[tuple[str, bool]]] = {}
+    objects: dict[tuple[str, int], list[tuple[str, Role]]] = {}
     for key, info in found.items():
         if info.st_size >= ALWAYS or (info.st_size >= SHARED and users[key] > 1):
             try:
                 sha256 = digest(Path(key[0]), info)
             except OSError:
                 continue
-            executable = key[1] or info.st_mode & stat.S_IXUSR
-            objects.setdefault((sha256, 0o555 if executable else 0o444), []).append(key)
-    items: dict[tuple[str, bool], Item] = {}
+            objects.setdefault((sha256, _mode(key[1], info.st_mode)), []).append(key)
+    items: dict[tuple[str, Role], Item] = {}
     for number, ((sha256, mode), keys) in enumerate(objects.items()):
         info = found[keys[0]]
         mtime = int(info.st_mtime) if 0 <= info.st_mtime < 1 << 32 else 0
@@ -119,6 +121,14 @@ def choose(apps: Sequence[Application]) -> Items:
         )
         items |= dict.fromkeys(keys, item)
     return items
+
+
+def _mode(role: Role, mode: int) -> int:
+    """Give the mode of an object, which all its links share."""
+    if role is Role.STDIN:
+        # an object of its own: no output can turn out to be a link to it, which is not fetched
+        return 0o440
+    return 0o555 if role is Role.COMMAND or mode & stat.S_IXUSR else 0o444
 
 
 def _files(local: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -200,7 +210,7 @@ class Staging:
         for entry in entries:
             item = None
             if isinstance(entry.source, Path) and self.items:
-                item = self.items.get((str(entry.source), entry.mode is not None))
+                item = self.items.get((str(entry.source), sandbox.role_of(entry)))
             if item is None:
                 yield entry
             elif self.way is Way.ARCHIVE:

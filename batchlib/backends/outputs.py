@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import events, sandbox
-from ..application import EVERYTHING, RESERVED, Application
+from ..application import EVERYTHING, Application
 from ..errors import BatchlibError, DataStagingError, InvalidOperation, SpoolDirectoryError
 from ..transport.archive import unpack
 from ..transport.transport import remote_file_error
@@ -87,9 +87,7 @@ def _fetch(
         info = path.stat()
         return overwrite or (changed_only and (info.st_size != size or int(info.st_mtime) != int(mtime)))
 
-    # our own files are of no use here, and a link to one of them could not be followed
-    own = [f"{token}/{RESERVED}" for token, app in by_token.items() if token in names[app]]
-    program = programs.collect(system.spool, [name for found in names.values() for name in found], own)
+    program = programs.collect(system.spool, [name for found in names.values() for name in found])
     with system.transport.receive(program, idle_timeout=system.settings.timeout) as incoming:
         try:
             unpack(

@@ -298,7 +298,7 @@ def parse_abandon(answer: Completed) -> set[str]:
     return {line.removeprefix("gone ") for line in answer.out.splitlines() if line.startswith("gone ")}
 
 
-def collect(spool: str, names: Iterable[str], unwanted: Iterable[str] = ()) -> str:
-    """Send files as a tar archive; those that do not exist are left out, and those that are `unwanted`."""
-    words = " ".join([*(f"--exclude={quote(name)}" for name in unwanted), "--", *map(quote, names)])
-    return f"{CLEAN}cd {quote(spool)} || exit {NO_SPOOL}\ntar -cf - {words}\n"
+def collect(spool: str, names: Iterable[str]) -> str:
+    """Send files as a tar archive; those that do not exist are left out."""
+    words = " ".join(quote(name) for name in names)
+    return f"{CLEAN}cd {quote(spool)} || exit {NO_SPOOL}\ntar -cf - -- {words}\n"

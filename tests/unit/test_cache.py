@@ -277,7 +277,7 @@ def test_what_jobs_get(make: Make, spool: Path, tmp_path: Path) -> None:
         for name, mode, local in (
             ("run", 0o555, program),
             ("deep/er/data", 0o444, data),
-            (".batchlib/stdin", 0o444, data),
+            (".batchlib/stdin", 0o440, data),
         ):
             info = (inside / name).stat()
             assert (stat.S_IMODE(info.st_mode), int(info.st_mtime)) == (mode, int(local.stat().st_mtime))
