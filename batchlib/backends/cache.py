@@ -7,6 +7,7 @@ the spool directory for later batches. Jobs get links to them: see `cache_text` 
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 import os
@@ -23,7 +24,7 @@ from .. import sandbox
 from ..application import Application
 from ..errors import DataStagingError
 from ..sandbox import Role
-from ..transport.archive import Entry, HardLink, Known, entries_of
+from ..transport.archive import Entry, HardLink, Known, entries_of, readable
 from . import cache_text
 from .cache_text import Wanted
 from .programs import quote
@@ -36,6 +37,8 @@ SHARED = 64 << 10
 ALWAYS = 1 << 20
 
 _CHUNK = 1 << 20
+#: The latest modification time, in seconds since the epoch, that every tool can write.
+_LATEST = 1 << 32
 #: Nanoseconds that a file must have been left alone, for its times to tell whether it was changed since.
 _SETTLED = 2 * 10**9
 #: Requests that look at files may take longer than others, by this factor.
@@ -91,36 +94,46 @@ def choose(apps: Sequence[Application]) -> Items:
     apps : sequence of Application
         The batch. What can't be read is left for others to complain of.
     """
-    found: dict[tuple[str, Role], os.stat_result] = {}
-    users: Counter[tuple[str, Role]] = Counter()
-    inputs: dict[tuple[str, Role], set[str]] = {}
-    for (local, role), count in Counter(
-        one for app in apps for one in dict.fromkeys(sandbox.local_inputs(app))
-    ).items():
-        for path, info in _files(local):
-            key = (path, role)
-            found[key] = info
-            users[key] += count
-            inputs.setdefault(key, set()).add(local)
-    objects: dict[tuple[str, int], list[tuple[str, Role]]] = {}
-    for key, info in found.items():
-        if info.st_size >= ALWAYS or (info.st_size >= SHARED and users[key] > 1):
-            try:
-                sha256 = digest(Path(key[0]), info)
-            except OSError:
-                continue
-            objects.setdefault((sha256, _mode(key[1], info.st_mode)), []).append(key)
+    objects: dict[tuple[str, int], list[_File]] = {}
+    for file in _files(apps):
+        if file.info.st_size >= ALWAYS or (file.info.st_size >= SHARED and file.users > 1):
+            with contextlib.suppress(OSError):
+                sha256 = digest(Path(file.path), file.info)
+                objects.setdefault((sha256, _mode(file.role, file.info.st_mode)), []).append(file)
     items: dict[tuple[str, Role], Item] = {}
-    for number, ((sha256, mode), keys) in enumerate(objects.items()):
-        info = found[keys[0]]
-        mtime = int(info.st_mtime) if 0 <= info.st_mtime < 1 << 32 else 0
-        item = Item(
-            Wanted(number, sha256, info.st_size, mtime, mode),
-            Known(Path(keys[0][0]), sha256, info.st_size, mtime),
-            frozenset(local for key in keys for local in inputs[key]),
-        )
-        items |= dict.fromkeys(keys, item)
+    for number, ((sha256, mode), files) in enumerate(objects.items()):
+        path, info = Path(files[0].path), files[0].info
+        mtime = int(info.st_mtime) if 0 <= info.st_mtime < _LATEST else 0
+        wanted = Wanted(number, sha256, info.st_size, mtime, mode)
+        item = Item(wanted, Known(path, sha256, info.st_size, mtime), frozenset().union(*(one.inputs for one in files)))
+        items |= {(one.path, one.role): item for one in files}
     return items
+
+
+@attrs.define
+class _File:
+    """A local file that jobs need: for what, how many of them, and the names of the inputs that it is or lies in."""
+
+    path: str
+    role: Role
+    info: os.stat_result
+    users: int = 0
+    inputs: set[str] = attrs.field(factory=set)
+
+
+def _files(apps: Sequence[Application]) -> Iterable[_File]:
+    """List the regular files that the inputs of a batch consist of; each input is looked at once."""
+    users = Counter(one for app in apps for one in dict.fromkeys(sandbox.local_inputs(app)))
+    files: dict[tuple[str, Role], _File] = {}
+    for (local, role), count in users.items():
+        with contextlib.suppress(DataStagingError, OSError):
+            for entry in entries_of(Path(local), ""):
+                if isinstance(entry.source, Path):
+                    path = str(entry.source)
+                    file = files.setdefault((path, role), _File(path, role, entry.source.stat()))
+                    file.users += count
+                    file.inputs.add(local)
+    return files.values()
 
 
 def _mode(role: Role, mode: int) -> int:
@@ -129,16 +142,6 @@ def _mode(role: Role, mode: int) -> int:
         # an object of its own: no output can turn out to be a link to it, which is not fetched
         return 0o440
     return 0o555 if role is Role.COMMAND or mode & stat.S_IXUSR else 0o444
-
-
-def _files(local: str) -> Iterator[tuple[str, os.stat_result]]:
-    """List the regular files that an input consists of."""
-    try:
-        for entry in entries_of(Path(local), ""):
-            if isinstance(entry.source, Path):
-                yield str(entry.source), entry.source.stat()
-    except (DataStagingError, OSError):
-        return
 
 
 def digest(path: Path, info: os.stat_result) -> str:
@@ -208,15 +211,15 @@ class Staging:
     def placed(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         """Put links in the place of inputs that travel by themselves, or note where they belong."""
         for entry in entries:
-            item = None
-            if isinstance(entry.source, Path) and self.items:
-                item = self.items.get((str(entry.source), sandbox.role_of(entry)))
-            if item is None:
+            path = entry.source
+            item = self.items.get((str(path), sandbox.role_of(entry))) if isinstance(path, Path) else None
+            if item is None or not isinstance(path, Path):
                 yield entry
             elif self.way is Way.ARCHIVE:
                 yield Entry(entry.name, HardLink(self._place(item)))
             else:
-                mode = stat.S_IMODE(item.content.path.stat().st_mode) if entry.mode is None else entry.mode
+                with readable(path):
+                    mode = stat.S_IMODE(path.stat().st_mode) if entry.mode is None else entry.mode
                 self._places.append(cache_text.place(item.wanted.number, self._place(item), mode, entry.name))
 
     def places(self) -> Iterator[Entry]:

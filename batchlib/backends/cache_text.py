@@ -209,7 +209,7 @@ def arrive(
 {_publish(damaged, kept)}
 {put}
 # an empty line now and then shows that this goes on
-( while sleep {_BEAT} >/dev/null 2>&1; do echo; done ) &
+( trap 'kill "$!"; exit' TERM; while :; do sleep {_BEAT} >/dev/null 2>&1 & wait "$!"; echo; done ) &
 beat=$!
 ( {"; ".join(steps)} )
 code=$?

@@ -152,10 +152,10 @@ def pack(entries: Iterable[Entry]) -> Iterator[bytes]:
     for entry in entries:
         source = entry.source
         if isinstance(source, Path):
-            with _readable(source):
+            with readable(source):
                 yield from _pack_file(entry.name, source, entry.mode)
         elif isinstance(source, Known):
-            with _readable(source.path):
+            with readable(source.path):
                 yield from _pack_known(entry.name, source, entry.mode)
         elif isinstance(source, HardLink):
             yield _header(entry.name, tarfile.LNKTYPE, 0o600, target=source.target)
@@ -171,7 +171,14 @@ def pack(entries: Iterable[Entry]) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """Tell of a local file that can't be read.
+
+    Raises
+    ------
+    DataStagingError
+        In the place of any error of the system.
+    """
     try:
         yield
     except OSError as error:

@@ -461,6 +461,16 @@ def test_what_does_not_arrive_whole_gets_no_name(make: Make, spool: Path, tmp_pa
     assert set(objects(spool)) == {sha256(data)}
 
 
+def test_a_long_look_at_what_came_is_not_taken_for_a_dead_connection(
+    make: Make, spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_text, "_BEAT", 0.2)
+    backend = make(timeout=1.5, setup='sha256sum() { sleep 3; command sha256sum "$@"; }')
+    apps = jobs(2, write(tmp_path / "data", MIB))
+    submit(backend, apps)
+    assert [app.execution.state for app in apps] == [State.QUEUED] * 2
+
+
 def test_a_full_file_system_is_told(make: Make, tmp_path: Path) -> None:
     setup = "cp() { echo 'cp: No space left on device' >&2; return 1; }"
     answers = make(setup=setup, cache_links=False).submit_jobs(jobs(2, write(tmp_path / "data", MIB)))
