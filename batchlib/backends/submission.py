@@ -232,7 +232,8 @@ def _without(
 ) -> Answers:
     """Submit all but some."""
     _discard(system, units, staging)
-    rest = [unit for unit in units if unit not in bad]
+    tokens = {unit.token for unit in bad}
+    rest = [unit for unit in units if unit.token not in tokens]
     return _revert_all(bad, error) | (_send(system, rest, spool) if rest else {})
 
 
