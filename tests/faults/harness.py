@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import json
 import os
 import re
@@ -124,6 +125,11 @@ def report(system: str, trials: Iterable[Trial]) -> str:
     return f"{system}: {len(struck)} points ({listed}); {counted}; wrong: {sum(bool(t.complaints) for t in trials)}"
 
 
+def _content(prefix: str) -> str:
+    """Make the content of an input that is large enough to be sent once for all tasks."""
+    return prefix.ljust(200_000, "+")
+
+
 def _prefix(kind: str, point: int) -> str:
     return f"{kind[0]}{point}"
 
@@ -171,7 +177,7 @@ def start(site: Site, prefix: str, kind: str = KINDS[0], point: int = 0) -> subp
     directory = site.home / prefix
     if not directory.exists():
         directory.mkdir()
-        (directory / "in.txt").write_text(prefix)
+        (directory / "in.txt").write_text(_content(prefix))
         (directory / "ledger").touch()
         for path in (directory, directory / "ledger"):
             site.own(path)
@@ -220,8 +226,12 @@ def _check(site: Site, prefix: str, trial: Trial) -> None:
     trial.doubled += sum(max(0, count - 1) for count in ran.values())
     for name in expected:
         output = directory / "out" / name / "out.txt"
-        if not output.exists() or output.read_text() != prefix:
+        if not output.exists() or output.read_text() != _content(prefix):
             trial.complaints.append(f"the output of {name} is not as it should be")
+    for path in (directory / "spool/cache").glob("*/*/*"):
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        if f"{path.parent.name}{path.name.partition('.')[0]}" != sha256:
+            trial.complaints.append(f"{path} is not what its name says")
     left = [found for found in os.listdir(directory / "spool") if token_in(found)]
     trial.leaked += len(left)
     if trial.lost or trial.doubled or left:
