@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from operator import attrgetter
 from pathlib import PurePosixPath
 
 import attrs
@@ -23,6 +26,8 @@ EVERYTHING = "*"
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAIL_ON = ("begin", "end", "fail")
+#: Names and amounts that were checked lately: thousands of tasks often have the same ones.
+_remembered = lru_cache(maxsize=4096)
 #: What may stand in a name that goes into a directive of a job script.
 _WORD = re.compile(r"[A-Za-z0-9_.,:@%+=/&|*!()\[\]-]+")
 
@@ -72,7 +77,11 @@ def _outputs(value: Mapping[str, str] | Iterable[object]) -> dict[str, str]:
 
 def _name(value: str | os.PathLike[str]) -> str:
     """Give the plain form of a relative name, without ``./`` and trailing slashes."""
-    name = os.fspath(value)
+    return _plain_name(os.fspath(value))
+
+
+@_remembered
+def _plain_name(name: str) -> str:
     return str(PurePosixPath(name)) if name else name
 
 
@@ -85,11 +94,15 @@ def _dependencies(value: Iterable[Dependency]) -> tuple[Dependency, ...]:
 
 
 def _memory(value: str | Memory | None) -> Memory | None:
-    return None if value is None else Memory(value)
+    return _read_memory(value) if isinstance(value, str) else None if value is None else Memory(value)
 
 
 def _duration(value: str | Duration | None) -> Duration | None:
-    return None if value is None else Duration(value)
+    return _read_duration(value) if isinstance(value, str) else None if value is None else Duration(value)
+
+
+_read_memory = _remembered(Memory)
+_read_duration = _remembered(Duration)
 
 
 def _path(value: str | os.PathLike[str] | None) -> str | None:
@@ -382,6 +395,7 @@ class Application:
         return shlex.join(self.arguments)
 
 
+@_remembered
 def _check_relative(name: str, where: str = "sandbox") -> None:
     """Refuse names that lead out of a directory or into our own corner of it."""
     path = PurePosixPath(name)
@@ -391,6 +405,32 @@ def _check_relative(name: str, where: str = "sandbox") -> None:
         raise InvalidValue(f"{name!r} leads out of the {where}: only relative names below it can be used")
     if path.parts[:1] == (RESERVED,):
         raise InvalidValue(f"{name!r} is reserved for batchlib itself")
+
+
+def twin(app: Application, run: Run) -> Application:
+    """Give a task of the same description, which is not checked again, with a run of its own.
+
+    Parameters
+    ----------
+    app : Application
+        The task.
+    run : Run
+        What became of the new one.
+    """
+    if type(app) is not Application:
+        made = copy.copy(app)
+        made.execution = run
+        return made
+    # past the converters, which would read again what was read once
+    made = object.__new__(Application)
+    for slot, value in zip(_SLOTS, _values(app), strict=True):
+        slot.__set__(made, dict(value) if type(value) is dict else value)
+    made.execution = run
+    return made
+
+
+_SLOTS = [vars(Application)[name] for name in attrs.fields_dict(Application)]
+_values = attrgetter(*attrs.fields_dict(Application))
 
 
 def is_native_name(text: str) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import attrs
 
-from .application import Application, ArrayElement, Dependency
+from .application import Application, ArrayElement, Dependency, twin
 from .errors import InvalidValue
 from .run import Run
 
@@ -106,28 +108,105 @@ def expand_array(app: Application, spec: ArraySpec, name: str = "") -> list[Appl
     name : str
         The array's id, once it has one.
     """
-    return [_element(app, index, spec.max_running, name) for index in spec.indices]
+    elements = Elements(app, name, spec.max_running)
+    return [elements.make(index, Run(resource=app.execution.resource)) for index in spec.indices]
 
 
-def _element(app: Application, index: int, max_running: int | None, name: str) -> Application:
-    def fill(text: str) -> str:
-        return text.replace(PLACEHOLDER, str(index))
+def distinct_elements(app: Application, spec: ArraySpec) -> list[Application]:
+    """Make the elements of an array that are not all alike: only one where no index stands in the description.
 
-    def fill_all(texts: Iterable[str]) -> tuple[str, ...]:
-        return tuple(map(fill, texts))
+    Parameters
+    ----------
+    app, spec : Application, ArraySpec
+        As for `expand_array`.
+    """
+    return expand_array(app, spec if _differing(app) else attrs.evolve(spec, indices=spec.indices[:1]))
 
-    return attrs.evolve(
-        app,
-        arguments=fill_all(app.arguments),
-        inputs={fill(local): fill(remote) for local, remote in app.inputs.items()},
-        outputs={fill(remote): fill(local) for remote, local in app.outputs.items()},
-        output_dir=fill(app.output_dir) if app.output_dir is not None else None,
-        environment={key: fill(value) for key, value in app.environment.items()},
-        stdin=fill(app.stdin) if app.stdin is not None else None,
-        stdout=fill(app.stdout),
-        stderr=fill(app.stderr),
-        after=[Dependency(fill_all(dependency.ids), dependency.on) for dependency in app.after],
-        execution=Run(resource=app.execution.resource),
-        task_id=None,
-        array=ArrayElement(name, index, max_running),
-    )
+
+def _differing(app: Application) -> list[str]:
+    """List the fields in which an index stands."""
+    return [field for field in _FILLED if PLACEHOLDER in repr(getattr(app, field))]
+
+
+class Elements:
+    """Makes the elements of an array, touching only what differs between them.
+
+    Parameters
+    ----------
+    app : Application
+        The description of all of them.
+    name : str
+        The array's id.
+    max_running : int, optional
+        Elements that may run at a time.
+    """
+
+    def __init__(self, app: Application, name: str, max_running: int | None = None) -> None:
+        self._app = app
+        self._name = name
+        self._max_running = max_running
+        self._differing = _differing(app)
+
+    def make(self, index: int, run: Run) -> Application:
+        """Make one of them.
+
+        Parameters
+        ----------
+        index : int
+            Its index.
+        run : Run
+            What became of it.
+
+        Raises
+        ------
+        InvalidValue
+            Its index makes it something that can't be used.
+        """
+        made = twin(self._app, run)
+        made.array = ArrayElement(self._name, index, self._max_running)
+        made.task_id = None
+        for field in self._differing:
+            setattr(made, field, _FILLED[field](getattr(made, field), partial(fill, index=index)))
+        if self._differing:
+            made.validate()
+        return made
+
+
+def fill(text: str, index: int) -> str:
+    """Put an element's index where its placeholder stands."""
+    return text.replace(PLACEHOLDER, str(index))
+
+
+def _text(text: str, put: _Fill) -> str:
+    return put(text)
+
+
+def _texts(texts: Iterable[str], put: _Fill) -> tuple[str, ...]:
+    return tuple(map(put, texts))
+
+
+def _names(names: Mapping[str, str], put: _Fill) -> list[tuple[str, str]]:
+    return [(put(first), put(second)) for first, second in names.items()]
+
+
+def _values(variables: Mapping[str, str], put: _Fill) -> dict[str, str]:
+    return {name: put(value) for name, value in variables.items()}
+
+
+def _waited_for(dependencies: Iterable[Dependency], put: _Fill) -> list[Dependency]:
+    return [Dependency(_texts(dependency.ids, put), dependency.on) for dependency in dependencies]
+
+
+_Fill = Callable[[str], str]
+#: Fields of a description in which an index may stand, and how it gets there.
+_FILLED: dict[str, Callable[[Any, _Fill], object]] = {
+    "arguments": _texts,
+    "inputs": _names,
+    "outputs": _names,
+    "output_dir": _text,
+    "environment": _values,
+    "stdin": _text,
+    "stdout": _text,
+    "stderr": _text,
+    "after": _waited_for,
+}

@@ -14,19 +14,20 @@ import re
 import shutil
 import socket
 import sys
+import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import attrs
 
-from .application import Application
-from .array import ArraySpec, expand_array, parse_array
+from .application import Application, twin
+from .array import ArraySpec, distinct_elements, parse_array
 from .dependencies import parents
 from .errors import InvalidValue, SessionError, SessionLocked
-from .run import State
+from .run import Run, State
 
 if TYPE_CHECKING:
     from .store import Row, Store
@@ -36,6 +37,8 @@ _DATABASE = "session.db"
 _LOCK = "lock"
 #: How often a lock that is taken is tried again, in seconds.
 _LOCK_INTERVAL = 0.1
+#: Seconds to wait for it before a database of an earlier version is converted.
+_UPGRADE_PATIENCE = 30.0
 
 
 def sessions_directory() -> Path:
@@ -109,15 +112,18 @@ class Session:
         self._store: Store | None = None
         self._apps: dict[str, Application] = {}
         self._revisions: dict[str, int] = {}
+        #: all tasks that are known here are as they were then, or newer
+        self._seen = 0
+        self._one_at_a_time = threading.RLock()
 
     @property
     def store(self) -> Store:
         """The database."""
         if self._store is None:
-            # imported late: it takes longer than everything else together
+            # imported late: who mistypes a name need not wait for it
             from .store import Store
 
-            self._store = Store(f"sqlite:///{self.directory / _DATABASE}")
+            self._store = Store(f"sqlite:///{self.directory / _DATABASE}", lambda: self._locked(_UPGRADE_PATIENCE))
         return self._store
 
     def __enter__(self) -> Session:
@@ -149,7 +155,14 @@ class Session:
         list of str
             Their ids.
         """
-        return self._add(apps, directory, as_array=False)
+        for app in apps:
+            if app.task_id is not None:
+                raise InvalidValue(f"{app!r} is in a session already, as {app.task_id}")
+            _make_absolute(app)
+        self._check_parents(parents(apps))
+        with self._one_at_a_time:
+            self._wrote(apps, self.store.add(apps, _absolute(os.fspath(directory))))
+        return [app.task_id or "" for app in apps]
 
     def add_array(self, app: Application, spec: ArraySpec | str, directory: str | os.PathLike[str] = ".") -> list[str]:
         """Add an array: a task for each of its elements, with ids such as ``7.1``, ``7.2``, ...
@@ -169,30 +182,20 @@ class Session:
             The elements' ids; the array's own, which stands for all of them, is what comes before the dot.
         """
         spec = parse_array(spec) if isinstance(spec, str) else spec
-        return self._add(expand_array(app, spec), directory, as_array=True)
+        app = twin(app, Run(resource=app.execution.resource))
+        _make_absolute(app)
+        self._check_parents(parents(distinct_elements(app, spec)))
+        return self.store.add_array(app, spec.indices, spec.max_running, _absolute(os.fspath(directory)))
 
-    def _add(self, apps: Sequence[Application], directory: str | os.PathLike[str], *, as_array: bool) -> list[str]:
-        for app in apps:
-            if app.task_id is not None:
-                raise InvalidValue(f"{app!r} is in a session already, as {app.task_id}")
-            app.inputs = {_absolute(local): remote for local, remote in app.inputs.items()}
-            app.stdin = _absolute(app.stdin) if app.stdin is not None else None
-            app.output_dir = _absolute(app.output_dir) if app.output_dir is not None else None
-        # only tasks that are there can be waited for, so that nobody waits in a circle
-        waited_for = parents(apps)
-        if waited_for:
-            self.rows(waited_for)
-        self.store.add(apps, _absolute(os.fspath(directory)), as_array=as_array)
-        revision = self.store.revision()
-        for app in apps:
-            self._apps[app.task_id or ""] = app
-            self._revisions[app.task_id or ""] = revision
-        return [app.task_id or "" for app in apps]
+    def _check_parents(self, ids: Collection[str]) -> None:
+        """Refuse to wait for tasks that are not there, so that nobody waits in a circle."""
+        if ids:
+            self.rows(ids)
 
     def load(self, ids: Collection[str] | None = None, states: Collection[State] | None = None) -> list[Application]:
         """Read tasks, with whatever other processes wrote of them.
 
-        The same task is the same object every time.
+        The same task is the same object every time. Only what has changed is read again.
 
         Parameters
         ----------
@@ -206,24 +209,53 @@ class Session:
         TaskNotFound
             One of `ids` is not there.
         """
-        apps = []
-        for task_id, (loaded, revision) in self.store.load(ids, states).items():
-            app = self._apps.setdefault(task_id, loaded)
-            if app is not loaded and revision > self._revisions.get(task_id, -1):
-                app.execution = loaded.execution
-            self._revisions[task_id] = revision
-            apps.append(app)
-        return apps
+        with self._one_at_a_time:
+            self._catch_up()
+            if ids is not None and states is None and self._apps.keys() >= (chosen := dict.fromkeys(ids)).keys():
+                return [self._apps[task_id] for task_id in chosen]
+            apps = []
+            for task_id, revision, loaded in self.store.load(ids, states, known=self._revisions):
+                if loaded is not None:
+                    self._take_in(task_id, revision, loaded)
+                apps.append(self._apps[task_id])
+            return apps
+
+    def _catch_up(self) -> None:
+        """Take in what other processes wrote of the tasks that are known here."""
+        revision, removed = self.store.revisions()
+        if self._apps and revision > self._seen:
+            if removed > self._seen:
+                for task_id in self._apps.keys() - self.store.ids():
+                    del self._apps[task_id], self._revisions[task_id]
+            changed = self.store.changed(self._seen)
+            stale = [task_id for task_id, at in changed if self._revisions.get(task_id, at) != at]
+            for task_id, at, loaded in self.store.load(stale):
+                if loaded is not None:
+                    self._take_in(task_id, at, loaded)
+        self._seen = revision
+
+    def _take_in(self, task_id: str, revision: int, loaded: Application) -> None:
+        app = self._apps.setdefault(task_id, loaded)
+        if app is not loaded:
+            app.execution, app.output_dir = loaded.execution, loaded.output_dir
+        self._revisions[task_id] = revision
+
+    def _wrote(self, apps: Iterable[Application], revision: int) -> None:
+        """Note that we know what is in the database of some tasks, as it is from here."""
+        for app in apps:
+            task_id = app.task_id or ""
+            self._apps[task_id], self._revisions[task_id] = app, revision
+        if revision == self._seen + 1:
+            # nobody else wrote in between
+            self._seen = revision
 
     def save(self, apps: Iterable[Application]) -> None:
-        """Write what became of tasks, all or none."""
+        """Write what became of tasks, all or none; it is on disk when this returns."""
         apps = list(apps)
-        if not apps:
-            return
-        self.store.save(apps)
-        revision = self.store.revision()
-        for app in apps:
-            self._revisions[app.task_id or ""] = revision
+        if apps:
+            # no other thread may take what is being written for news from another process
+            with self._one_at_a_time:
+                self._wrote(apps, self.store.save(apps))
 
     def rows(self, ids: Collection[str] | None = None, states: Collection[State] | None = None) -> list[Row]:
         """List tasks as they were written last."""
@@ -233,9 +265,9 @@ class Session:
         """List the ids of all tasks."""
         return self.store.ids()
 
-    def counts(self) -> dict[State, int]:
-        """Count tasks by state."""
-        return self.store.counts()
+    def counts(self, ids: Collection[str] | None = None) -> dict[State, int]:
+        """Count tasks by state: all, or some."""
+        return self.store.counts(ids)
 
     def resources(self, ids: Collection[str] | None = None) -> set[str | None]:
         """List the resources of tasks; None stands for tasks that have none yet.
@@ -250,9 +282,11 @@ class Session:
     def remove(self, apps: Iterable[Application]) -> None:
         """Forget tasks. What they left on a cluster stays there: free it first."""
         ids = [app.task_id for app in apps if app.task_id is not None]
-        self.store.remove(ids)
-        for task_id in ids:
-            self._apps.pop(task_id, None)
+        with self._one_at_a_time:
+            self.store.remove(ids)
+            for task_id in ids:
+                self._apps.pop(task_id, None)
+                self._revisions.pop(task_id, None)
 
     def destroy(self) -> None:
         """Remove the session with all its tasks."""
@@ -279,6 +313,13 @@ class Session:
         SessionLocked
             Another process has one of them; the message says which.
         """
+        # first, as it may have to be converted by whoever holds the lock
+        _ = self.store
+        with self._locked(timeout, resources):
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self, timeout: float, resources: Iterable[str | None] | None = None) -> Iterator[None]:
         whole = self.directory / _LOCK
         wanted = [(whole, fcntl.LOCK_EX if resources is None else fcntl.LOCK_SH)]
         # always in the same order, so that nobody waits in a circle
@@ -310,6 +351,16 @@ class Session:
         # several may hold the lock of the whole together: the latest of them is named
         os.pwrite(descriptor, text, 0)
         os.ftruncate(descriptor, len(text))
+
+
+def _make_absolute(app: Application) -> None:
+    """Make local paths absolute, as tasks may be driven from anywhere later."""
+    if app.inputs:
+        app.inputs = {_absolute(local): remote for local, remote in app.inputs.items()}
+    if app.stdin is not None:
+        app.stdin = _absolute(app.stdin)
+    if app.output_dir is not None:
+        app.output_dir = _absolute(app.output_dir)
 
 
 def _absolute(path: str) -> str:

@@ -1,75 +1,33 @@
 """A session's tasks in a database: one row each, readable columns beside two JSON documents. No pickles.
 
-Any database that SQLAlchemy speaks will do; the default is one SQLite file. What a listing shows is in columns, so
-that a hundred thousand tasks can be listed without reading a single document.
+What a listing shows is in columns, so that a hundred thousand tasks can be listed without reading a single document.
+What is to be run is stored once for all tasks that have it in common. Long answers are read in pages, so that nobody
+who writes has to wait for whoever looks at them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import attrs
-import sqlalchemy as sql
 
-from .application import Application
+from .application import Application, ArrayElement, twin
+from .array import Elements, fill
+from .database import Database, Writer, open_database
+from .documents import description_document, read_description, read_run, run_document
 from .errors import SessionError, TaskNotFound
-from .quantity import Duration, Memory, Quantity
 from .run import Reason, Run, State
+from .schema import SCHEMA, can_upgrade, create, upgrade
 
-if TYPE_CHECKING:
-    from cattrs import Converter
-
-#: Changes whenever older versions of batchlib could not read what newer ones write.
-SCHEMA = 1
-#: Seconds to wait for another process that is writing.
-_BUSY = 60
-#: Ids in one query; databases limit the number of parameters.
-_IDS_AT_ONCE = 500
-
-_metadata = sql.MetaData()
-_meta = sql.Table(
-    "meta",
-    _metadata,
-    sql.Column("key", sql.String, primary_key=True),
-    sql.Column("value", sql.String, nullable=False),
-)
-_tasks = sql.Table(
-    "tasks",
-    _metadata,
-    sql.Column("number", sql.Integer, primary_key=True, autoincrement=True),
-    sql.Column("id", sql.String, unique=True),
-    sql.Column("array", sql.String, index=True),
-    sql.Column("revision", sql.Integer, nullable=False, index=True),
-    sql.Column("name", sql.String, nullable=False),
-    sql.Column("state", sql.String, nullable=False, index=True),
-    sql.Column("reason", sql.String),
-    sql.Column("exitcode", sql.Integer),
-    sql.Column("signal", sql.Integer),
-    sql.Column("resource", sql.String),
-    sql.Column("jobid", sql.String),
-    sql.Column("native_state", sql.String, nullable=False),
-    sql.Column("info", sql.String, nullable=False),
-    sql.Column("output_dir", sql.String),
-    sql.Column("created_at", sql.Float, nullable=False),
-    sql.Column("submitted_at", sql.Float),
-    sql.Column("started_at", sql.Float),
-    sql.Column("ended_at", sql.Float),
-    sql.Column("collected", sql.Boolean, nullable=False),
-    sql.Column("freed", sql.Boolean, nullable=False),
-    sql.Column("application", sql.Text, nullable=False),
-    sql.Column("run", sql.Text, nullable=False),
-    sqlite_autoincrement=True,
-)
+#: Tasks in one query; databases limit the number of parameters.
+_PAGE = 500
 
 
-@attrs.frozen
-class Row:
+class Row(NamedTuple):
     """What a listing shows of a task.
 
     Parameters
@@ -128,40 +86,18 @@ class Tally:
     count: int
 
 
-_FINAL = [state.value for state in State if state.final]
-_OUTPUTS_WAIT = sql.and_(
-    _tasks.c.state.in_(_FINAL), _tasks.c.jobid.is_not(None), sql.not_(_tasks.c.collected), sql.not_(_tasks.c.freed)
-)
-_ROW_COLUMNS = [_tasks.c[field.name] for field in attrs.fields(Row)]
+_STATES = {state.value: state for state in State}
+_REASONS: dict[str | None, Reason | None] = {None: None, **{reason.value: reason for reason in Reason}}
+_LISTED = ", ".join(["id", "array_id", *Row._fields[2:]])
 
-
-@cache
-def _converter() -> Converter:
-    # imported late: listings need no documents
-    from cattrs import Converter
-
-    converter = Converter(omit_if_default=True)
-    for kind in (Memory, Duration):
-        converter.register_unstructure_hook(kind, str)
-        converter.register_structure_hook(kind, _read_quantity)
-    return converter
-
-
-def _read_quantity(value: str, kind: type[Quantity]) -> Quantity:
-    return kind(value)
-
-
-def application_document(app: Application) -> str:
-    """Give the description of a task as JSON, without what became of it."""
-    document = _converter().unstructure(app)
-    document.pop("execution", None)
-    document.pop("task_id", None)
-    return json.dumps(document)
-
-
-def run_document(run: Run) -> str:
-    """Give what became of a task as JSON."""
-    return json.dumps(_converter().unstructure(run))
+#: Columns that change with what became of a task.
+_CHANGING = (
+    "revision", "state", "reason", "exitcode", "signal", "resource", "jobid", "native_state", "info", "output_dir",
+    "submitted_at", "started_at", "ended_at", "collected", "freed", "outputs_wait", "run",
+)  # fmt: skip
+_ADDED = ("number", "id", "array_id", "array_index", "description", "name", "created_at", *_CHANGING)
+_INSERT = f"INSERT INTO tasks ({', '.join(_ADDED)}) VALUES ({', '.join(f':{name}' for name in _ADDED)})"
+_UPDATE = f"UPDATE tasks SET {', '.join(f'{name} = :{name}' for name in _CHANGING)} WHERE id = :id"
 
 
 class Store:
@@ -171,44 +107,46 @@ class Store:
     ----------
     url : str
         Where they are, as SQLAlchemy writes it: ``sqlite:////path/to/session.db``.
+    alone : callable, optional
+        Gives a context in which nobody else drives the tasks: tables of an earlier version are converted in there.
 
     Raises
     ------
     SessionError
-        The database can't be opened, or was made by another version.
+        The database can't be opened, or was made by a later version.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._engine = sql.create_engine(url, connect_args={"timeout": _BUSY} if url.startswith("sqlite") else {})
-        with self._guarded("opened"):
-            found = self._schema()
-        if found != str(SCHEMA):
+    def __init__(
+        self, url: str, alone: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
+    ) -> None:
+        self._database: Database = open_database(url)
+        try:
+            self._prepare(url, alone)
+        except BaseException:
             self.close()
-            raise SessionError(f"{url} was written by another version of batchlib (schema {found}, this is {SCHEMA})")
+            raise
 
-    def _schema(self) -> str | None:
-        """Give the number of the schema, making the tables first where there are none."""
-        with self._engine.connect() as connection:
-            if sql.inspect(connection).has_table(_meta.name):
-                return connection.scalar(sql.select(_meta.c.value).where(_meta.c.key == "schema"))
-        with self._engine.begin() as connection:
-            if self._engine.dialect.name == "sqlite":
-                # the write lock, at once: of two processes that find no tables only one must make them
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            _metadata.create_all(connection)
-            found: str | None = connection.scalar(sql.select(_meta.c.value).where(_meta.c.key == "schema"))
-            if found is None:
-                found = str(SCHEMA)
-                first = {"schema": found, "revision": "0"}
-                connection.execute(_meta.insert(), [{"key": key, "value": value} for key, value in first.items()])
-            return found
+    def _prepare(self, url: str, alone: Callable[[], contextlib.AbstractContextManager[object]]) -> None:
+        """Make the tables where there are none, and convert old ones."""
+        if not self._database.has_table("meta"):
+            with self._database.writing() as writer:
+                # of two processes that find no tables only one must make them
+                if not writer.has_table("meta"):
+                    create(writer)
+        found = self.note("schema")
+        if can_upgrade(found):
+            with alone(), self._database.writing() as writer:
+                upgrade(writer)
+        elif found != str(SCHEMA):
+            raise SessionError(f"{url} was written by another version of batchlib (schema {found}, this is {SCHEMA})")
 
     def close(self) -> None:
         """Close the database."""
-        self._engine.dispose()
+        self._database.close()
 
-    def add(self, apps: Sequence[Application], directory: str, *, as_array: bool = False) -> None:
+    # --- writing -------------------------------------------------------------------------------------------
+
+    def add(self, apps: Sequence[Application], directory: str) -> int:
         """Add tasks and give them their ids.
 
         Parameters
@@ -217,105 +155,192 @@ class Store:
             Tasks without an id.
         directory : str
             Where those without an `output_dir` get one, named after the id.
-        as_array : bool
-            They are the elements of one array: their ids are its id, a dot, and their index.
+
+        Returns
+        -------
+        int
+            Their revision.
         """
-        with self._guarded("written"), self._engine.begin() as connection:
-            revision = self._next_revision(connection)
-            last = int(connection.scalar(sql.select(_meta.c.value).where(_meta.c.key == "last_id")) or 0)
+        with self._database.writing() as writer:
+            revision = _next(writer, "revision")
+            number, last = _next(writer, "last_number", len(apps)), _next(writer, "last_id", len(apps))
+            describe = _Descriptions(writer)
             now = time.time()
             rows = []
-            for app in apps:
-                if as_array and app.array is not None:
-                    app.array = attrs.evolve(app.array, name=str(last + 1))
-                    app.task_id = f"{last + 1}.{app.array.index}"
-                else:
-                    last += 1
-                    app.task_id = str(last)
-                if app.output_dir is None:
-                    app.output_dir = os.path.join(directory, app.task_id)
-                rows.append({"created_at": now, "application": application_document(app), **_columns(app, revision)})
-            if rows:
-                connection.execute(_tasks.insert(), rows)
-                _set(connection, "last_id", str(last + 1 if as_array else last))
-
-    def save(self, apps: Iterable[Application]) -> None:
-        """Write what became of tasks, all or none."""
-        with self._guarded("written"), self._engine.begin() as connection:
-            revision = self._next_revision(connection)
-            rows = [{"key": app.task_id, **_columns(app, revision)} for app in apps]
-            if rows:
-                names = [name for name in rows[0] if name not in ("key", "id")]
-                statement = (
-                    _tasks.update()
-                    .where(_tasks.c.id == sql.bindparam("key"))
-                    .values({name: sql.bindparam(name) for name in names})
+            for place, app in enumerate(apps, 1 - len(apps)):
+                task = str(last + place)
+                array, index = (app.array.name, app.array.index) if app.array is not None else (None, None)
+                rows.append(
+                    {
+                        **_changing(app, revision),
+                        "number": number + place,
+                        "id": task,
+                        "array_id": array,
+                        "array_index": index,
+                        "description": describe(description_document(app)),
+                        "name": app.jobname,
+                        "output_dir": os.path.join(directory, task) if app.output_dir is None else app.output_dir,
+                        "created_at": now,
+                    }
                 )
-                for row in rows:
-                    del row["id"]
-                connection.execute(statement, rows)
+            describe.write()
+            if rows:
+                writer.execute_many(_INSERT, rows)
+        for app, row in zip(apps, rows, strict=True):
+            app.task_id = row["id"]
+            _put_output_dir(app, row["output_dir"])
+        return revision
 
-    def rewrite(self, apps: Iterable[Application]) -> None:
-        """Write changed descriptions of tasks."""
-        with self._guarded("written"), self._engine.begin() as connection:
-            for app in apps:
-                connection.execute(
-                    _tasks.update()
-                    .where(_tasks.c.id == app.task_id)
-                    .values(application=application_document(app), output_dir=app.output_dir, name=app.jobname)
-                )
+    def add_array(self, app: Application, indices: Sequence[int], max_running: int | None, directory: str) -> list[str]:
+        """Add the elements of an array; their ids are its id, a dot, and their index.
+
+        Parameters
+        ----------
+        app : Application
+            The description of all of them.
+        indices : sequence of int
+            Their indices.
+        max_running : int, optional
+            How many of them may run at a time.
+        directory : str
+            Where they get an `output_dir`, named after the id, if it has none.
+
+        Returns
+        -------
+        list of str
+            Their ids.
+        """
+        with self._database.writing() as writer:
+            number, array = _next(writer, "last_number", len(indices)), str(_next(writer, "last_id"))
+            describe = _Descriptions(writer)
+            first = twin(app, Run(resource=app.execution.resource))
+            first.array = ArrayElement(array, indices[0], max_running)
+            shared = {
+                **_changing(first, _next(writer, "revision")),
+                "description": describe(description_document(first)),
+                "name": app.jobname,
+                "array_id": array,
+                "created_at": time.time(),
+            }
+            describe.write()
+            ids = [f"{array}.{index}" for index in indices]
+            rows = [
+                {
+                    **shared,
+                    "number": number + place,
+                    "id": task_id,
+                    "array_index": index,
+                    "output_dir": os.path.join(directory, task_id)
+                    if app.output_dir is None
+                    else fill(app.output_dir, index),
+                }
+                for place, (index, task_id) in enumerate(zip(indices, ids, strict=True), 1 - len(indices))
+            ]
+            writer.execute_many(_INSERT, rows)
+        return ids
+
+    def save(self, apps: Iterable[Application]) -> int:
+        """Write what became of tasks, all or none; give their revision."""
+        with self._database.writing() as writer:
+            revision = _next(writer, "revision")
+            rows = [_changing(app, revision) for app in apps]
+            if rows:
+                writer.execute_many(_UPDATE, rows)
+        return revision
+
+    def remove(self, ids: Collection[str]) -> None:
+        """Forget tasks."""
+        if not ids:
+            return
+        with self._database.writing() as writer:
+            revision = _next(writer, "revision")
+            writer.execute("UPDATE meta SET value = :revision WHERE key = 'removed'", {"revision": str(revision)})
+            for some in _chunks(list(ids)):
+                condition, parameters = _one_of("id", some)
+                writer.execute(f"DELETE FROM tasks WHERE {condition}", parameters)
+            writer.execute("DELETE FROM descriptions WHERE number NOT IN (SELECT description FROM tasks)")
+
+    def note(self, key: str, value: str | None = None) -> str | None:
+        """Read a note about the session, after writing it when a value is given."""
+        if value is not None:
+            with self._database.writing() as writer:
+                writer.execute("DELETE FROM meta WHERE key = :key", {"key": key})
+                writer.execute("INSERT INTO meta (key, value) VALUES (:key, :value)", {"key": key, "value": value})
+        found = self._database.read("SELECT value FROM meta WHERE key = :key", {"key": key})
+        return str(found[0][0]) if found else None
+
+    # --- reading -------------------------------------------------------------------------------------------
+
+    def revision(self) -> int:
+        """Give the number of the last change."""
+        return self.revisions()[0]
+
+    def revisions(self) -> tuple[int, int]:
+        """Give the numbers of the last change, and of the last one that removed tasks."""
+        query = "SELECT key, value FROM meta WHERE key IN ('revision', 'removed')"
+        found: dict[str, str] = dict(self._database.read(query))
+        return int(found["revision"]), int(found["removed"])
+
+    def changed(self, since: int) -> list[tuple[str, int]]:
+        """List tasks that were written after a revision, each with its own one."""
+        query = "SELECT id, revision FROM tasks WHERE revision > :since ORDER BY number"
+        return [(task, revision) for task, revision in self._database.read(query, {"since": since})]
 
     def load(
-        self, ids: Collection[str] | None = None, states: Collection[State] | None = None, since: int = -1
-    ) -> dict[str, tuple[Application, int]]:
+        self,
+        ids: Collection[str] | None = None,
+        states: Collection[State] | None = None,
+        known: Mapping[str, int] | None = None,
+    ) -> Iterator[tuple[str, int, Application | None]]:
         """Read tasks.
 
         Parameters
         ----------
         ids : collection of str, optional
-            Which; default is all.
+            Which; default is all. The id of an array means all its elements.
         states : collection of State, optional
             Only those in one of these.
-        since : int
-            Only those written after this revision.
+        known : mapping of str to int, optional
+            Revisions of tasks that need not be read again unless they have changed since.
 
-        Returns
-        -------
-        dict of str to (Application, int)
-            Tasks and their revisions by id, in the order in which they were added.
+        Yields
+        ------
+        str, int, Application or None
+            Id, revision, and the task, in the order in which they were added; None for one that is known already.
 
         Raises
         ------
         TaskNotFound
-            One of `ids` is not there.
+            One of `ids` is not there, and was not just passed over.
         """
-        columns = [_tasks.c.id, _tasks.c.array, _tasks.c.revision, _tasks.c.application, _tasks.c.run]
-        found = {}
-        for row in self._select(columns, ids, states, since):
-            app = _converter().structure(json.loads(row.application), Application)
-            app.task_id = row.id
-            app.execution = _converter().structure(json.loads(row.run), Run)
-            found[row.id] = (app, row.revision)
-        return found
+        known = {} if known is None else known
+        reader = _Reader(self._database)
+        for page in self._pages("id, array_id, number, revision", ids, states):
+            apps = reader.read([number for task, _, number, revision in page if known.get(task) != revision])
+            for task, _, number, revision in page:
+                if known.get(task) == revision:
+                    yield task, revision, None
+                elif number in apps:
+                    yield task, revision, apps[number]
 
     def rows(self, ids: Collection[str] | None = None, states: Collection[State] | None = None) -> Iterator[Row]:
         """List tasks without reading their documents; parameters and errors as for `load`."""
-        for row in self._select(_ROW_COLUMNS, ids, states):
-            values = row._asdict()
-            values["state"] = State(values["state"])
-            values["reason"] = Reason(values["reason"]) if values["reason"] else None
-            yield Row(**values)
+        make = Row._make
+        for page in self._pages(_LISTED, ids, states):
+            for found in page:
+                state, reason, *rest, collected, freed = found[3:]
+                yield make((*found[:3], _STATES[state], _REASONS[reason], *rest, bool(collected), bool(freed)))
 
     def ids(self) -> list[str]:
         """List the ids of all tasks, in the order in which they were added."""
-        with self._guarded("read"), self._engine.connect() as connection:
-            return list(connection.scalars(sql.select(_tasks.c.id).order_by(_tasks.c.number)))
+        return [task for (task,) in self._database.read("SELECT id FROM tasks ORDER BY number")]
 
-    def counts(self) -> dict[State, int]:
-        """Count tasks by state."""
-        query = sql.select(_tasks.c.state, sql.func.count()).group_by(_tasks.c.state)
-        with self._guarded("read"), self._engine.connect() as connection:
-            return {State(state): count for state, count in connection.execute(query)}
+    def counts(self, ids: Collection[str] | None = None) -> dict[State, int]:
+        """Count tasks by state: all, or some."""
+        counts: dict[State, int] = {}
+        for part in self.tally(ids):
+            counts[part.state] = counts.get(part.state, 0) + part.count
+        return counts
 
     def tally(self, ids: Collection[str] | None = None) -> list[Tally]:
         """Count tasks by resource, state and whether their outputs are to be fetched.
@@ -325,15 +350,14 @@ class Store:
         ids : collection of str, optional
             Which tasks; default is all.
         """
-        keys = (_tasks.c.resource, _tasks.c.state, _OUTPUTS_WAIT.label("waits"))
-        query = sql.select(*keys, sql.func.count()).group_by(*keys)
+        keys = "resource, state, outputs_wait"
         counts: dict[tuple[str | None, str, bool], int] = {}
-        with self._guarded("read"), self._engine.connect() as connection:
-            for part in _restricted(query, ids):
-                for resource, state, waits, count in connection.execute(part):
-                    key = (resource, state, bool(waits))
-                    counts[key] = counts.get(key, 0) + count
-        return [Tally(resource, State(state), waits, count) for (resource, state, waits), count in counts.items()]
+        for condition, parameters in _restrictions(ids):
+            query = f"SELECT {keys}, count(*) FROM tasks WHERE {condition} GROUP BY {keys}"
+            for resource, state, waits, count in self._database.read(query, parameters):
+                key = (resource, state, bool(waits))
+                counts[key] = counts.get(key, 0) + count
+        return [Tally(resource, _STATES[state], waits, count) for (resource, state, waits), count in counts.items()]
 
     def unfinished(
         self,
@@ -356,82 +380,129 @@ class Store:
         outputs : bool
             Beside those that have not ended, those whose outputs are to be fetched.
         """
-        chosen = State if states is None else states
-        open_ones = _tasks.c.state.in_([state.value for state in chosen if not state.final])
-        query = (
-            sql.select(_tasks.c.id)
-            .where(_tasks.c.resource == resource if resource is not None else _tasks.c.resource.is_(None))
-            .where(sql.or_(open_ones, _OUTPUTS_WAIT) if outputs else open_ones)
-            .order_by(_tasks.c.number)
-        )
-        with self._guarded("read"), self._engine.connect() as connection:
-            return [task_id for part in _restricted(query, ids) for task_id in connection.scalars(part)]
+        where, parameters = _one_of("state", [state.value for state in states or State if not state.final])
+        if outputs:
+            where = f"({where} OR outputs_wait)"
+        where += " AND resource IS NULL" if resource is None else " AND resource = :resource"
+        found: list[tuple[int, str]] = []
+        for condition, more in _restrictions(ids):
+            query = f"SELECT number, id FROM tasks WHERE {where} AND {condition}"
+            found += self._database.read(query, {"resource": resource, **parameters, **more})
+        return [task for _, task in sorted(found)]
 
-    def remove(self, ids: Collection[str]) -> None:
-        """Forget tasks."""
-        with self._guarded("written"), self._engine.begin() as connection:
-            for some in _chunks(list(ids)):
-                connection.execute(_tasks.delete().where(_tasks.c.id.in_(some)))
-
-    def note(self, key: str, value: str | None = None) -> str | None:
-        """Read a note about the session, after writing it when a value is given."""
-        with self._guarded("written" if value is not None else "read"), self._engine.begin() as connection:
-            if value is not None:
-                _set(connection, key, value)
-            found: str | None = connection.scalar(sql.select(_meta.c.value).where(_meta.c.key == key))
-            return found
-
-    def revision(self) -> int:
-        """Give the number of the last change."""
-        return int(self.note("revision") or 0)
-
-    def _select(
-        self,
-        columns: Sequence[sql.ColumnElement[Any]],
-        ids: Collection[str] | None,
-        states: Collection[State] | None,
-        since: int = -1,
-    ) -> Iterator[sql.Row[Any]]:
-        query = sql.select(*columns).order_by(_tasks.c.number)
-        if states is not None:
-            query = query.where(_tasks.c.state.in_([state.value for state in states]))
-        if since >= 0:
-            query = query.where(_tasks.c.revision > since)
+    def _pages(
+        self, columns: str, ids: Collection[str] | None, states: Collection[State] | None
+    ) -> Iterator[list[tuple[Any, ...]]]:
+        """Read columns of tasks, the first two of which have to be ``id`` and ``array_id``."""
+        where, parameters = ("1 = 1", {}) if states is None else _one_of("state", [state.value for state in states])
         missing = set(ids or ())
-        with self._guarded("read"), self._engine.connect() as connection:
-            for part in _restricted(query, ids):
-                for row in connection.execute(part):
-                    missing -= {row.id, row.array}
-                    yield row
-        if missing and states is None and since < 0:
+        for condition, more in self._ranges() if ids is None else _restrictions(ids):
+            query = f"SELECT {columns} FROM tasks WHERE {where} AND {condition} ORDER BY number"
+            page = self._database.read(query, {**parameters, **more})
+            for task, array, *_ in page if missing else ():
+                missing -= {task, array}
+            yield page
+        if missing and states is None:
             listed = ", ".join(sorted(missing)[:5]) + (", ..." if len(missing) > 5 else "")
             raise TaskNotFound(f"the session has no task {listed}")
 
-    def _next_revision(self, connection: sql.Connection) -> int:
-        # writing first takes the write lock, so that two processes can't get the same number
-        connection.execute(
-            _meta.update()
-            .where(_meta.c.key == "revision")
-            .values(value=sql.cast(sql.cast(_meta.c.value, sql.Integer) + 1, sql.String))
-        )
-        return int(connection.scalar(sql.select(_meta.c.value).where(_meta.c.key == "revision")) or 0)
-
-    @contextlib.contextmanager
-    def _guarded(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except sql.exc.SQLAlchemyError as error:
-            reason = str(getattr(error, "orig", None) or error)
-            raise SessionError(f"the session's database {self.url} can't be {what}: {reason}") from error
+    def _ranges(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Give conditions that are met by one page of tasks after the other."""
+        last = self._database.read("SELECT max(number) FROM tasks")[0][0] or 0
+        for first in range(0, last, _PAGE):
+            yield "number > :first AND number <= :last", {"first": first, "last": first + _PAGE}
 
 
-def _columns(app: Application, revision: int) -> dict[str, Any]:
+class _Reader:
+    """Reads whole tasks, and each description that several of them have only once.
+
+    Parameters
+    ----------
+    database : Database
+        Where they are.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._made: dict[int, tuple[Application, int | None]] = {}
+        self._elements: dict[tuple[int, str], Elements] = {}
+
+    def read(self, numbers: Sequence[int]) -> dict[int, Application]:
+        """Read tasks, by their numbers; those that are gone are left out."""
+        found: list[tuple[Any, ...]] = []
+        for some in _chunks(numbers):
+            condition, parameters = _one_of("number", some)
+            query = "SELECT number, id, array_id, array_index, description, output_dir, run FROM tasks WHERE "
+            found += self._database.read(query + condition, parameters)
+        self._read_descriptions({row[4] for row in found} - self._made.keys())
+        apps = {}
+        for number, task, array, index, description, output_dir, run in found:
+            if description not in self._made:
+                # removed since, with all its tasks
+                continue
+            app = self._make(array, index, description, read_run(run))
+            app.task_id = task
+            _put_output_dir(app, output_dir)
+            apps[number] = app
+        return apps
+
+    def _read_descriptions(self, numbers: Collection[int]) -> None:
+        for some in _chunks(list(numbers)):
+            condition, parameters = _one_of("number", some)
+            query = f"SELECT number, document FROM descriptions WHERE {condition}"
+            for number, text in self._database.read(query, parameters):
+                self._made[number] = read_description(text)
+
+    def _make(self, array: str | None, index: int | None, description: int, run: Run) -> Application:
+        app, max_running = self._made[description]
+        if index is None:
+            return twin(app, run)
+        key = (description, array or "")
+        if key not in self._elements:
+            self._elements[key] = Elements(app, array or "", max_running)
+        return self._elements[key].make(index, run)
+
+
+class _Descriptions:
+    """Writes descriptions, each only once.
+
+    Parameters
+    ----------
+    writer : Writer
+        The transaction.
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._numbers: dict[str, int] = {}
+        self._before = int(writer.execute("SELECT value FROM meta WHERE key = 'last_description'")[0][0])
+
+    def __call__(self, document: str) -> int:
+        """Give the number of a description."""
+        return self._numbers.setdefault(document, self._before + len(self._numbers) + 1)
+
+    def write(self) -> None:
+        """Write all of them."""
+        if self._numbers:
+            _next(self._writer, "last_description", len(self._numbers))
+            rows = [{"number": number, "document": document} for document, number in self._numbers.items()]
+            self._writer.execute_many("INSERT INTO descriptions (number, document) VALUES (:number, :document)", rows)
+
+
+def _next(writer: Writer, key: str, step: int = 1) -> int:
+    """Count a note up and give what it is now; until the end of the transaction nobody else can."""
+    writer.execute(
+        "UPDATE meta SET value = CAST(CAST(value AS INTEGER) + :step AS VARCHAR(40)) WHERE key = :key",
+        {"key": key, "step": step},
+    )
+    return int(writer.execute("SELECT value FROM meta WHERE key = :key", {"key": key})[0][0])
+
+
+def _changing(app: Application, revision: int) -> dict[str, Any]:
     run = app.execution
     return {
         "id": app.task_id,
-        "array": app.array.name if app.array is not None else None,
         "revision": revision,
-        "name": app.jobname,
         "state": run.state.value,
         "reason": run.reason.value if run.reason else None,
         "exitcode": run.exitcode,
@@ -446,24 +517,34 @@ def _columns(app: Application, revision: int) -> dict[str, Any]:
         "ended_at": run.ended_at,
         "collected": run.collected,
         "freed": run.freed,
+        "outputs_wait": run.state.final and run.jobid is not None and not run.collected and not run.freed,
         "run": run_document(run),
     }
 
 
-def _restricted(query: sql.Select[Any], ids: Collection[str] | None) -> Iterator[sql.Select[Any]]:
-    """Restrict a query to some tasks; with many of them it becomes several."""
+def _put_output_dir(app: Application, output_dir: str | None) -> None:
+    # past the converters: a hundred thousand times they would take a second
+    object.__setattr__(app, "output_dir", output_dir)
+
+
+def _one_of(column: str, values: Sequence[Any]) -> tuple[str, dict[str, Any]]:
+    """Give the condition that a column has one of some values."""
+    if not values:
+        return "1 = 0", {}
+    parameters = {f"{column}{place}": value for place, value in enumerate(values)}
+    return f"{column} IN ({', '.join(f':{name}' for name in parameters)})", parameters
+
+
+def _restrictions(ids: Collection[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give the conditions that tasks are among some, in pieces that a query can have."""
     if ids is None:
-        yield query
+        yield "1 = 1", {}
         return
     for some in _chunks(list(ids)):
         # the id of an array means all its elements
-        yield query.where(sql.or_(_tasks.c.id.in_(some), _tasks.c.array.in_(some)))
+        condition, parameters = _one_of("id", some)
+        yield f"({condition} OR {condition.replace('id IN', 'array_id IN')})", parameters
 
 
-def _set(connection: sql.Connection, key: str, value: str) -> None:
-    connection.execute(_meta.delete().where(_meta.c.key == key))
-    connection.execute(_meta.insert().values(key=key, value=value))
-
-
-def _chunks(ids: list[str]) -> Iterator[list[str]]:
-    return (ids[at : at + _IDS_AT_ONCE] for at in range(0, len(ids), _IDS_AT_ONCE))
+def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (items[at : at + _PAGE] for at in range(0, len(items), _PAGE))

@@ -70,8 +70,6 @@ def gget(invocation: Invocation, words: Sequence[str], every: bool, output_dir: 
             with progress_bar():
                 answers = _fetch(engine, targets, problems, overwrite)
             session.save(apps)
-            if output_dir is not None:
-                session.store.rewrite(app for app in chosen if answers[app].error is None)
         _tell(invocation, answers)
         if invocation.as_json:
             from .output import print_json

@@ -217,7 +217,7 @@ def gsub(
     the batch system refuses is not kept. The exit status is the number of tasks that were refused, or, with
     --wait, that failed.
     """
-    from ..array import expand_array
+    from ..array import distinct_elements
 
     if not arguments:
         raise click.UsageError("what is to be run? Say the command")
@@ -227,7 +227,7 @@ def gsub(
         raise click.UsageError("an array can't be copied: give either -a or -n")
     several = copies > 1 or array is not None
     whole = _application(arguments, None if several else output_dir, description, backend.name)
-    apps = [whole] if array is None else expand_array(whole, array)
+    apps = [whole] if array is None else distinct_elements(whole, array)
     _check(invocation, backend, apps, output_dir or ".")
     if dry_run:
         _show_script(invocation, backend, whole, array)

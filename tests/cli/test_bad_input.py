@@ -155,7 +155,7 @@ def test_a_traceback_is_for_those_who_ask(user: User) -> None:
 
 def test_a_defect_is_told_as_such(user: User) -> None:
     # a library that is broken stands for whatever nobody thought of
-    (user.work / "sqlalchemy.py").write_text("raise ZeroDivisionError('oops')\n")
+    (user.work / "sqlite3.py").write_text("raise ZeroDivisionError('oops')\n")
     user.environment["PYTHONPATH"] = f"{user.work}:{user.environment['PYTHONPATH']}"
     said = user.run("gstat")
     assert said.status == 125

@@ -20,7 +20,10 @@ FLOORS = [
     {"transport"},
     {"sandbox", "config"},
     {"backends"},
-    {"engine", "cycle", "polling", "session", "store", "workflow", "dependencies", "native_script", "native_dialects"},
+    {
+        *("engine", "cycle", "polling", "session", "store", "schema", "database", "documents"),
+        *("workflow", "dependencies", "native_script", "native_dialects"),
+    },
     {"cli", "drmaa2", "aio", "wms", "pilot", "futures", "conformance"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
