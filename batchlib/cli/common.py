@@ -56,7 +56,7 @@ class Invocation:
 
     def say(self, text: str) -> None:
         """Tell a person something, on standard error."""
-        from .output import clean
+        from .table import clean
 
         print(f"{self.program}: {clean(text)}", file=sys.stderr, flush=True)
 

@@ -19,7 +19,8 @@ def doctor(invocation: Invocation, resource: str) -> int:
     This goes step by step, and how to mend what is wrong is said. The resource is connected to, but no job is
     submitted. The exit status is 1 when something is wrong.
     """
-    from .output import clean, print_json
+    from .output import print_json
+    from .table import clean
     from .terminal import colours
 
     settings = invocation.configuration.settings(resource)

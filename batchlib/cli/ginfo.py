@@ -105,7 +105,7 @@ def _script(invocation: Invocation, app: Application) -> str | None:
 
 def _text(document: Mapping[str, object]) -> str:
     """Lay a document out for people."""
-    from .output import clean
+    from .table import clean
 
     lines = []
     for key, value in document.items():
@@ -127,7 +127,7 @@ def _text(document: Mapping[str, object]) -> str:
 
 
 def _shown(value: object) -> str:
-    from .output import clean
+    from .table import clean
 
     if isinstance(value, bool):
         return "yes" if value else "no"

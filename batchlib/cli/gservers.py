@@ -112,7 +112,7 @@ def _document(server: Server) -> dict[str, object]:
 
 
 def _print_table(servers: Sequence[Server]) -> None:
-    from .output import table
+    from .table import table
 
     rows = []
     for server in servers:

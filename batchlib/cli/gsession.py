@@ -54,7 +54,8 @@ def _open(invocation: Invocation, named: str | None) -> Session:
 def list_sessions(invocation: Invocation) -> None:
     """List the sessions that have a name, and count their tasks."""
     from ..session import Session, session_names
-    from .output import counts_line, print_json, table
+    from .output import counts_line, print_json
+    from .table import table
 
     found: list[dict[str, object]] = []
     rows = []
@@ -110,7 +111,8 @@ def _holder(session: Session) -> str | None:
 @_subcommand("log", "gsession log sweep | grep refused")
 def log(invocation: Invocation, named: str | None) -> None:
     """Show what happened to all tasks, in the order of time."""
-    from .output import clean, json_time, local_time, print_json
+    from .output import json_time, local_time, print_json
+    from .table import clean
 
     with _open(invocation, named) as session:
         lines = [(at, app.task_id, text) for app in session.load() for at, text in app.execution.history]
@@ -134,7 +136,7 @@ def abort(invocation: Invocation, named: str | None) -> int:
 
     with _open(invocation, named) as session:
         return act_and_tell(
-            invocation, session, [row.id for row in session.rows() if not row.state.final], Action.CANCEL
+            invocation, session, [row.id for row in session.store.rows() if not row.state.final], Action.CANCEL
         )
 
 
@@ -174,7 +176,7 @@ def run_session(invocation: Invocation, named: str | None, once: bool) -> int:
     status is the number of tasks that did not end well.
     """
     from ..run import State
-    from .output import print_json, tasks_document
+    from .output import print_tasks_document
     from .progress import Problems
 
     with _open(invocation, named) as session, invocation.engine(session) as engine:
@@ -187,10 +189,9 @@ def run_session(invocation: Invocation, named: str | None, once: bool) -> int:
             problems.tell()
         else:
             engine.run(tell=lambda counts: problems.tell())
-        rows = session.rows()
         if invocation.as_json:
-            print_json(tasks_document(session, rows))
-    return 0 if once else sum(row.state is not State.DONE for row in rows)
+            print_tasks_document(session, session.store.rows())
+        return 0 if once else sum(number for state, number in session.counts().items() if state is not State.DONE)
 
 
 def main() -> None:

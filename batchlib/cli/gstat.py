@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -73,7 +73,7 @@ def gstat(
                 update(invocation, session, ids)
         finally:
             # whoever has seen enough has not seen it in vain
-            show(invocation, session, session.rows(ids, states))
+            show(invocation, session, session.store.rows(ids, states))
 
 
 def update(invocation: Invocation, session: Session, ids: Collection[str] | None) -> None:
@@ -93,21 +93,17 @@ def update(invocation: Invocation, session: Session, ids: Collection[str] | None
 
 
 def _any_active(session: Session, ids: Collection[str] | None) -> bool:
-    if ids is not None:
-        return any(not row.state.final for row in session.rows(ids))
-    return any(not state.final for state in session.counts())
+    return any(not state.final for state in session.counts(ids))
 
 
-def show(invocation: Invocation, session: Session, rows: Sequence[Row]) -> None:
+def show(invocation: Invocation, session: Session, rows: Iterable[Row]) -> None:
     """Print tasks, as a table or as a document."""
-    from .output import count_states, counts_line, print_json, task_table, tasks_document
+    from .output import print_tasks, print_tasks_document
 
     if invocation.as_json:
-        print_json(tasks_document(session, rows))
-        return
-    if rows:
-        print(task_table(rows))
-    print(counts_line(count_states(rows)))
+        print_tasks_document(session, rows)
+    else:
+        print_tasks(rows)
 
 
 def watch_tasks(
@@ -122,7 +118,7 @@ def watch_tasks(
         def tell(counts: Mapping[State, int]) -> None:
             problems.tell()
             if draw is not None:
-                draw(session.rows(ids, states), counts)
+                draw(session.store.rows(ids, states), counts)
 
         engine.run(ids=ids, tell=tell)
 
@@ -152,7 +148,7 @@ class _Draw:
     def __init__(self, live: Live) -> None:
         self._live = live
 
-    def __call__(self, rows: Sequence[Row], counts: Mapping[State, int]) -> None:
+    def __call__(self, rows: Iterable[Row], counts: Mapping[State, int]) -> None:
         """Draw as many tasks as there is room for, those that have not ended before the others."""
         import shutil
 
@@ -161,9 +157,15 @@ class _Draw:
         from .output import counts_line, task_table
 
         room = max(1, shutil.get_terminal_size().lines - 4)
-        chosen = {row.id for row in sorted(rows, key=lambda row: row.state.final)[:room]}
-        table = task_table([row for row in rows if row.id in chosen])
-        more = f"\n... and {len(rows) - room} more" if len(rows) > room else ""
+        # of each kind no more than can be shown, in the order in which they were added
+        first: dict[bool, list[tuple[int, Row]]] = {False: [], True: []}
+        total = 0
+        for total, row in enumerate(rows, 1):
+            if len(first[row.state.final]) < room:
+                first[row.state.final].append((total, row))
+        chosen = sorted([*first[False], *first[True]][:room])
+        table = "\n".join(task_table(row for _, row in chosen))
+        more = f"\n... and {total - room} more" if total > room else ""
         self._live.update(Text.from_ansi(f"{table}{more}\n{counts_line(counts)}"), refresh=True)
 
 

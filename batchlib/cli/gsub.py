@@ -250,9 +250,9 @@ def gsub(
 
                 failed += wait_for(invocation, session, engine, kept)
         if invocation.as_json:
-            from .output import print_json, tasks_document
+            from .output import print_tasks_document
 
-            print_json(tasks_document(session, session.rows(kept)))
+            print_tasks_document(session, session.store.rows(kept))
         elif kept and not wait and sys.stdout.isatty():
             listed = kept[0] if len(kept) == 1 else f"{kept[0]}-{kept[-1]}"
             invocation.say(f"'gstat {listed}' shows how it goes, 'gwait {listed}' waits and fetches the outputs")

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ..quantity import Duration
     from ..run import State
     from ..session import Session
-    from ..store import Row
 
 _EXAMPLE = """
 gwait                          all tasks of the session
@@ -43,9 +42,9 @@ def gwait(invocation: Invocation, words: Sequence[str], every: bool, timeout: Du
         with invocation.engine(session, fetch=True) as engine:
             failed = wait_for(invocation, session, engine, ids, None if timeout is None else timeout.seconds)
         if invocation.as_json:
-            from .output import print_json, tasks_document
+            from .output import print_tasks_document
 
-            print_json(tasks_document(session, session.rows(ids)))
+            print_tasks_document(session, session.store.rows(ids))
     return failed
 
 
@@ -81,20 +80,17 @@ def wait_for(
             advance(counts)
 
         engine.run(ids=ids, timeout=timeout, tell=tell)
-    rows = session.rows(ids)
     for task, what in engine.unfetched.items():
         invocation.say(f"{task}: {what}")
-    bad = [row for row in rows if row.state is not State.DONE]
-    for row in bad:
-        invocation.say(describe(row))
-    return len(bad) + _unfetched_of_good(rows, engine.unfetched)
-
-
-def _unfetched_of_good(rows: Sequence[Row], unfetched: Mapping[str, str]) -> int:
-    """Count tasks that ended well, but whose outputs are not here."""
-    from ..run import State
-
-    return sum(row.state is State.DONE and row.id in unfetched for row in rows)
+    failed = 0
+    for row in session.store.rows(ids):
+        if row.state is not State.DONE:
+            invocation.say(describe(row))
+            failed += 1
+        elif row.id in engine.unfetched:
+            # it ended well, but its outputs are not here
+            failed += 1
+    return failed
 
 
 def main() -> None:

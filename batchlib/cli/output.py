@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
-import shutil
 import signal
 import sys
 import time
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeVar
 
 from ..run import Reason, State
+from .table import table
 from .terminal import colours
 
 if TYPE_CHECKING:
     from ..session import Session
     from ..store import Row
 
+T = TypeVar("T")
+
+#: Tasks that are printed at a time.
+_PAGE = 500
+#: Times whose texts are kept: many tasks have the same.
+_REMEMBERED = 10_000
 _COLOURS = {
-    State.DONE: "32",
-    State.FAILED: "31",
-    State.LOST: "31",
-    State.CANCELLED: "35",
-    State.OMITTED: "35",
-    State.RUNNING: "36",
-    State.QUEUED: "33",
+    "DONE": "32",
+    "FAILED": "31",
+    "LOST": "31",
+    "CANCELLED": "35",
+    "OMITTED": "35",
+    "RUNNING": "36",
+    "QUEUED": "33",
 }
 _TASK_HEADERS = ("ID", "NAME", "STATE", "EXIT", "RESOURCE", "JOB", "SUBMITTED", "RAN", "INFO")
 _STATE_COLUMN = _TASK_HEADERS.index("STATE")
-
-
-def clean(text: str) -> str:
-    """Give text as one line that moves no cursor: what comes from a cluster may hold anything."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in text)
 
 
 def print_json(document: object) -> None:
@@ -46,7 +46,12 @@ def print_json(document: object) -> None:
 
 def json_time(seconds: float | None) -> str | None:
     """Give a time as ISO 8601 in UTC."""
-    return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+    return None if seconds is None else _utc(int(seconds))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _utc(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def local_time(seconds: float | None) -> str:
@@ -54,12 +59,11 @@ def local_time(seconds: float | None) -> str:
     return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
-def short_time(seconds: float | None) -> str:
+@lru_cache(maxsize=_REMEMBERED)
+def _moment(seconds: int, today: datetime.date) -> str:
     """Give a time for a table: the clock for today, the date for other days."""
-    if seconds is None:
-        return ""
     moment = datetime.datetime.fromtimestamp(seconds)
-    return moment.strftime("%H:%M:%S" if moment.date() == datetime.date.today() else "%b %d %H:%M")
+    return moment.strftime("%H:%M:%S" if moment.date() == today else "%b %d %H:%M")
 
 
 def elapsed(row: Row, now: float) -> str:
@@ -67,7 +71,12 @@ def elapsed(row: Row, now: float) -> str:
     if row.started_at is None:
         return ""
     end = row.ended_at if row.state.final else now
-    return "" if end is None else str(datetime.timedelta(seconds=round(max(0.0, end - row.started_at))))
+    return "" if end is None else _clock(round(max(0.0, end - row.started_at)))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _clock(seconds: int) -> str:
+    return str(datetime.timedelta(seconds=seconds))
 
 
 def ending(row: Row) -> str:
@@ -106,18 +115,44 @@ def task_document(row: Row) -> dict[str, object]:
     }
 
 
-def tasks_document(session: Session, rows: Sequence[Row]) -> dict[str, object]:
-    """Give the document that lists tasks."""
-    counts = {state.value: number for state, number in count_states(rows).items()}
-    return {"session": session.name, "tasks": [task_document(row) for row in rows], "counts": counts}
+def print_tasks_document(session: Session, rows: Iterable[Row]) -> None:
+    """Print the document that lists tasks, without ever having all of it in memory.
 
-
-def count_states(rows: Iterable[Row]) -> dict[State, int]:
-    """Count tasks by state."""
+    Parameters
+    ----------
+    session : Session
+        Whose tasks they are.
+    rows : iterable of Row
+        The tasks.
+    """
+    indent = 2 if sys.stdout.isatty() else None
     counts: dict[State, int] = {}
+    head = json.dumps({"session": session.name, "tasks": []}, indent=indent)
+    print(head.rpartition("]")[0], end="")
+    separator = ""
+    for some in _pages(counted(rows, counts)):
+        text = json.dumps([task_document(row) for row in some], indent=indent)
+        print(separator + (text[1:-1] if indent is None else text[1:-2].replace("\n", "\n  ")), end="")
+        separator = ", " if indent is None else ","
+    tail = json.dumps({"counts": {state.value: number for state, number in counts.items()}}, indent=indent)
+    if indent is None:
+        print(f"], {tail[1:]}")
+    else:
+        print(("\n  ]," if counts else "],") + tail[1:])
+
+
+def counted(rows: Iterable[Row], counts: dict[State, int]) -> Iterator[Row]:
+    """Pass tasks on, and count them by state on the way."""
     for row in rows:
         counts[row.state] = counts.get(row.state, 0) + 1
-    return counts
+        yield row
+
+
+def _pages(items: Iterable[T]) -> Iterator[list[T]]:
+    """Divide what is to be printed into handy pieces."""
+    remaining = iter(items)
+    while page := list(itertools.islice(remaining, _PAGE)):
+        yield page
 
 
 def counts_line(counts: Mapping[State, int]) -> str:
@@ -134,10 +169,11 @@ def count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def task_table(rows: Sequence[Row]) -> str:
-    """Make the table of tasks."""
+def task_table(rows: Iterable[Row]) -> Iterator[str]:
+    """Lay out the table of tasks, line by line."""
     now = time.time()
-    cells = [
+    today = datetime.date.today()
+    cells = (
         (
             row.id,
             row.name,
@@ -145,76 +181,27 @@ def task_table(rows: Sequence[Row]) -> str:
             ending(row),
             row.resource or "",
             row.jobid or "",
-            short_time(row.submitted_at),
+            "" if row.submitted_at is None else _moment(int(row.submitted_at), today),
             elapsed(row, now),
             "" if row.info == row.state.value else row.info,
         )
         for row in rows
-    ]
-    codes = [_COLOURS.get(row.state, "") for row in rows] if colours() else ()
-    return "\n".join(table(_TASK_HEADERS, cells, cut={1: 24, 5: 24}, codes=codes, coloured=_STATE_COLUMN))
+    )
+    return table(
+        _TASK_HEADERS, cells, cut={1: 24, 5: 24}, coloured=_STATE_COLUMN, colour=_COLOURS.get if colours() else None
+    )
 
 
-def table(
-    headers: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    cut: Mapping[int, int] | None = None,
-    codes: Sequence[str] = (),
-    coloured: int = 0,
-) -> list[str]:
-    """Lay out a table: columns as wide as they need, on a terminal lines no longer than it is wide.
-
-    Parameters
-    ----------
-    headers : sequence of str
-        Their heads.
-    rows : iterable of sequence of str
-        The cells.
-    cut : mapping of int to int
-        Most characters that columns get on a terminal.
-    codes : sequence of str
-        For each row the colour, as in a terminal's escape sequences, of one of its cells; empty for none.
-    coloured : int
-        The column of that cell.
-    """
-    terminal = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    limits = cut if cut is not None and terminal is not None else {}
-    lines = [[_fit(clean(cell), limits.get(at)) for at, cell in enumerate(row)] for row in (headers, *rows)]
-    last = len(headers) - 1
-    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)][:last]
-    laid = []
-    for cells, code in zip(lines, ("", *codes, *[""] * len(lines)), strict=False):
-        padded = [cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=False)]
-        line = _fit("  ".join([*padded, cells[last]]).rstrip(), terminal)
-        if code:
-            start = sum(len(cell) + 2 for cell in padded[:coloured])
-            end = start + len(cells[coloured])
-            line = f"{line[:start]}\x1b[{code}m{line[start:end]}\x1b[0m{line[end:]}"
-        laid.append(line)
-    return laid
-
-
-def _width(text: str) -> int:
-    """Count the columns that text takes."""
-    if text.isascii():
-        return len(text)
-    return sum(_columns(char) for char in text)
-
-
-def _columns(char: str) -> int:
-    if unicodedata.combining(char):
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
-
-
-def _fit(text: str, width: int | None) -> str:
-    """Shorten text to a width."""
-    if width is None or _width(text) <= width:
-        return text
-    while _width(text) > width - 1:
-        text = text[: max(0, len(text) - max(1, (_width(text) - width) // 2))]
-    return text + "…"
+def print_tasks(rows: Iterable[Row]) -> None:
+    """Print the table of tasks, if there are any, and how many are in each state."""
+    counts: dict[State, int] = {}
+    lines = task_table(counted(rows, counts))
+    headers = next(lines)
+    if counts:
+        print(headers)
+        for some in _pages(lines):
+            print("\n".join(some))
+    print(counts_line(counts))
 
 
 def describe(row: Row) -> str:

@@ -60,11 +60,14 @@ def select_ids(known: Collection[str], words: Sequence[str]) -> list[str]:
     TaskNotFound
         One of them is not among the known.
     """
-    places = {task: tuple(map(int, task.split("."))) for task in known}
+    there = frozenset(known)
+    places: dict[str, tuple[int, ...]] = {}
     found: dict[str, None] = {}
     missing: list[str] = []
     for word in _read_words(words):
-        chosen = [word] if word in places else _in_range(word, places)
+        if word not in there and not places:
+            places = {task: tuple(map(int, task.split("."))) for task in known}
+        chosen = [word] if word in there else _in_range(word, places)
         if not chosen:
             missing.append(word)
         found.update(dict.fromkeys(chosen))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import click
 import pytest
 from hypothesis import given, settings
@@ -9,9 +12,13 @@ from hypothesis import strategies as st
 
 from batchlib.cli.gsub import read_files, read_moment, read_outputs
 from batchlib.cli.gtail import harmless, start_of_last_lines
-from batchlib.cli.output import clean, table
+from batchlib.cli.output import print_tasks, print_tasks_document, task_document
 from batchlib.cli.selection import select_ids
+from batchlib.cli.table import clean, table
 from batchlib.errors import InvalidValue, TaskNotFound
+from batchlib.run import State
+from batchlib.session import Session
+from batchlib.store import Row
 
 
 @settings(deadline=None)
@@ -78,5 +85,47 @@ def test_moments() -> None:
 
 def test_tables_line_up_whatever_they_hold() -> None:
     lines = table(("A", "B"), [("漢字", "x"), ("a\nb", "y"), ("é", "z")])
-    assert lines == ["A     B", "漢字  x", "a b   y", "é     z"]
+    assert list(lines) == ["A     B", "漢字  x", "a b   y", "é     z"]
     assert clean("\x1b[2J\udcff\t.") == "?[2J? ."
+
+
+def rows(number: int) -> list[Row]:
+    """As many tasks, every third of which ended."""
+    states = [State.QUEUED, State.RUNNING, State.DONE]
+    return [
+        Row(
+            str(index), None, f"näme{index % 7}", states[index % 3], None, index % 2, None, "here", str(index * 11),
+            "R", "one\ntwo", "/out", 1e9 + index, 1e9 + index / 3, 2e9, None, collected=index % 5 == 0, freed=False,
+        )
+        for index in range(1, number + 1)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 499, 500, 501, 1700])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_document_in_pieces_is_the_whole_one(
+    number: int, indent: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: indent is not None)
+    found = rows(number)
+    counts: dict[str, int] = {}
+    for row in found:
+        counts[row.state.value] = counts.get(row.state.value, 0) + 1
+    session = Session(tmp_path / "a]b")
+    print_tasks_document(session, iter(found))
+    document = {"session": session.name, "tasks": [task_document(row) for row in found], "counts": counts}
+    assert capsys.readouterr().out == json.dumps(document, indent=indent) + "\n"
+
+
+@pytest.mark.parametrize("number", [1, 499, 500, 1700])
+def test_long_tables_line_up(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    print_tasks(iter(rows(number)))
+    headers, *lines, summary = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [str(index) for index in range(1, number + 1)]
+    assert {line.index("one two") for line in lines} == {headers.index("INFO")}
+    assert summary.startswith(f"{number} task")
+
+
+def test_no_tasks_are_no_table(capsys: pytest.CaptureFixture[str]) -> None:
+    print_tasks([])
+    assert capsys.readouterr().out == "no tasks\n"
