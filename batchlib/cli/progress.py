@@ -103,7 +103,7 @@ class _Bars:
         elif seconds > _MOMENT:
             from rich.filesize import decimal
 
-            from .output import clean
+            from .table import clean
 
             whole = f" of {decimal(total)}" if total else ""
             self._show(key, done, total, f"{clean(name)}: {decimal(done)}{whole}, {decimal(int(done / seconds))}/s")
