@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import configparser
 import difflib
-import importlib.metadata
+import importlib
 import math
 import os
 import re
@@ -16,6 +16,7 @@ import shlex
 import stat
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +28,8 @@ from .quantity import Duration, Memory, whole_number
 from .transport.ssh import SshSettings
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from .backends.base import Backend
     from .backends.batch import BatchSystem
 
@@ -258,9 +261,24 @@ _SSH_SECONDS = ("timeout", "keepalive", "session_wait")
 _AUTH_KEYS = {"none": frozenset({"type"}), "ssh": _SSH_KEYS | {"type", "ignore_ssh_host_keys"}}
 
 
-def backend_types() -> dict[str, importlib.metadata.EntryPoint]:
-    """Find the kinds of resources that are installed, by entry point."""
-    return {point.name: point for point in importlib.metadata.entry_points(group="batchlib.backends")}
+#: The kinds of resources that come with batchlib, and the names of their classes.
+_BUILT_IN = {
+    "lsf": "LsfBackend",
+    "pbs": "PbsBackend",
+    "sge": "SgeBackend",
+    "shell": "ShellBackend",
+    "slurm": "SlurmBackend",
+    "torque": "TorqueBackend",
+}
+
+
+@cache
+def _entry_points() -> dict[str, EntryPoint]:
+    """Find the kinds of resources that others have installed."""
+    # imported late: looking through all that is installed takes longer than the rest of reading a configuration
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group="batchlib.backends")}
 
 
 def backend_class(kind: str) -> type[BatchSystem]:
@@ -271,10 +289,13 @@ def backend_class(kind: str) -> type[BatchSystem]:
     InvalidValue
         There is none of that name.
     """
-    known = backend_types()
-    if kind not in known:
-        raise InvalidValue(f"there is no resource type {kind!r}{_nearest(kind, known)}")
-    loaded: type[BatchSystem] = known[kind].load()
+    loaded: type[BatchSystem]
+    if kind in _BUILT_IN:
+        loaded = getattr(importlib.import_module(f".backends.{kind}", __package__), _BUILT_IN[kind])
+    elif kind in _entry_points():
+        loaded = _entry_points()[kind].load()
+    else:
+        raise InvalidValue(f"there is no resource type {kind!r}{_nearest(kind, [*_BUILT_IN, *_entry_points()])}")
     return loaded
 
 
@@ -307,7 +328,7 @@ def resource_settings(
         A key is unknown, missing, or has a value that can't be used.
     """
     if "type" not in keys:
-        raise InvalidValue(f"it has no type: say 'type = {' | '.join(sorted(backend_types()))}'")
+        raise InvalidValue(f"it has no type: say 'type = {' | '.join(sorted({*_BUILT_IN, *_entry_points()}))}'")
     if commands is None:
         commands = backend_class(str(keys["type"])).commands
     plain: dict[str, Any] = {"name": name}

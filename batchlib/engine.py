@@ -194,7 +194,8 @@ class Engine:
                 for name, new in waiting.items():
                     if due.get(name, now) <= now or (changed and new and self._takes_more(name)):
                         cycles.start(name, alone=len(waiting) == 1)
-                cycles.wait(_until(deadline, (due[name] for name in waiting if name in due)))
+                idle = not waiting and not cycles.busy
+                cycles.wait(0.0 if idle else _until(deadline, (due[name] for name in waiting if name in due)))
                 tally = self.session.store.tally(chosen)
                 told, counts = counts, _by_state(tally)
                 if tell is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import io
 import os
 import sys
@@ -143,6 +144,8 @@ def run(command: click.Command) -> None:
     command : click.Command
         Its callback returns the number of tasks that failed, or None.
     """
+    # a hundred thousand tasks are no garbage; to look for some among them takes as long as to read them
+    gc.set_threshold(50_000, 20, 100)
     invocation = Invocation(command.name or "batchlib")
     warnings.showwarning = lambda message, *_others: invocation.say(f"warning: {message}")
     # whoever closed one of them wants to hear nothing

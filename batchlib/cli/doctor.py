@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import attrs
 import click
 
 from .common import Invocation, command
@@ -36,5 +35,7 @@ def doctor(invocation: Invocation, resource: str) -> int:
             remedy = f" — {clean(finding.remedy)}" if finding.remedy else ""
             print(f"{level}: {finding.check}: {clean(finding.message)}{remedy}", flush=True)
     if invocation.as_json:
+        import attrs
+
         print_json({"resource": resource, "checks": [attrs.asdict(finding) for finding in findings]})
     return int(any(finding.level == "wrong" for finding in findings))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-import attrs
 import click
 
 from ..errors import BatchlibError
@@ -26,8 +25,7 @@ gget -A                 of all tasks that have ended, unless they were fetched a
 """
 
 
-@attrs.define
-class Fetched:
+class Fetched(NamedTuple):
     """How it went for one task.
 
     Parameters
@@ -74,7 +72,7 @@ def gget(invocation: Invocation, words: Sequence[str], every: bool, output_dir: 
         if invocation.as_json:
             from .output import print_json
 
-            told = [{"id": app.task_id, **attrs.asdict(answer)} for app, answer in answers.items()]
+            told = [{"id": app.task_id, **answer._asdict()} for app, answer in answers.items()]
             print_json({"session": session.name, "tasks": told})
     return sum(bool(answer.error or (answer.missing and app.execution.state.final)) for app, answer in answers.items())
 

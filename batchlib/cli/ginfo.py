@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import attrs
-
 from ..errors import BatchlibError
 from .common import Invocation, all_option, command, ids_argument, run
 from .selection import chosen_ids
@@ -47,6 +45,8 @@ def ginfo(invocation: Invocation, words: Sequence[str], every: bool) -> None:
 
 def _document(invocation: Invocation, app: Application, row: Row) -> dict[str, object]:
     """Give all that is known of a task."""
+    import attrs
+
     from .output import json_time, task_document
 
     asked = {
@@ -78,6 +78,8 @@ def _document(invocation: Invocation, app: Application, row: Row) -> dict[str, o
 
 def _plain(value: object) -> object:
     """Give a value as JSON can have it."""
+    import attrs
+
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     kind = type(value)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-import attrs
 import click
 
 from ..errors import BatchlibError
@@ -24,8 +23,7 @@ gservers cluster --json
 _HEADERS = ("RESOURCE", "TYPE", "WHERE", "CORES", "FREE", "MY QUEUED", "MY RUNNING", "QUEUED", "RUNNING", "STATUS")
 
 
-@attrs.define
-class Server:
+class Server(NamedTuple):
     """One resource and what it answered.
 
     Parameters
@@ -76,15 +74,14 @@ def _ask(invocation: Invocation, chosen: Sequence[ResourceSettings]) -> list[Ser
     answers: queue.SimpleQueue[Server] = queue.SimpleQueue()
 
     def ask(settings: ResourceSettings) -> None:
-        server = Server(settings)
         try:
             backend = invocation.configuration.resource(settings.name)
-            server.status = backend.get_resource_status()
+            server = Server(settings, backend.get_resource_status())
             backend.close()
         except BatchlibError as error:
-            server.error = str(error) if error.resource else f"{settings.name}: {error}"
+            server = Server(settings, error=str(error) if error.resource else f"{settings.name}: {error}")
         except Exception as error:  # noqa: BLE001 - one resource never hides the others
-            server.error = f"{settings.name}: unexpected {type(error).__name__}: {error}"
+            server = Server(settings, error=f"{settings.name}: unexpected {type(error).__name__}: {error}")
         answers.put(server)
 
     asked = [settings for settings in chosen if settings.enabled]
@@ -97,6 +94,8 @@ def _ask(invocation: Invocation, chosen: Sequence[ResourceSettings]) -> list[Ser
 
 def _document(server: Server) -> dict[str, object]:
     settings = server.settings
+    import attrs
+
     from ..backends.base import ResourceStatus
 
     numbers = dict.fromkeys(attrs.fields_dict(ResourceStatus)) if server.status is None else attrs.asdict(server.status)

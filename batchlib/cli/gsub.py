@@ -284,12 +284,10 @@ def _application(
 
 
 def _copies(app: Application, count: int) -> list[Application]:
-    import attrs
-
+    from ..application import twin
     from ..run import Run
 
-    resource = app.execution.resource
-    return [app, *(attrs.evolve(app, execution=Run(resource=resource)) for _ in range(count - 1))]
+    return [app, *(twin(app, Run(resource=app.execution.resource)) for _ in range(count - 1))]
 
 
 def _take_script(

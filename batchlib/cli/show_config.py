@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
-
 from .common import Invocation, command
 
 if TYPE_CHECKING:
@@ -56,6 +54,8 @@ def _files(invocation: Invocation) -> dict[Path, bool]:
 
 def _values(settings: ResourceSettings) -> dict[str, object]:
     """Give what is set for a resource, by the keys of a configuration file."""
+    import attrs
+
     found: dict[str, object] = {}
     for key, value in attrs.asdict(settings, recurse=False).items():
         if key in ("prologues", "epilogues", "commands"):

@@ -28,7 +28,25 @@ FLOORS = [
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 #: Libraries that take time to import, and are needed by some uses only.
-HEAVY = ("paramiko", "sqlalchemy", "rich", "jinja2", "click", "cattrs", "networkx", "zmq", "fsspec", "sshtunnel")
+HEAVY = {
+    *(
+        "paramiko",
+        "sshtunnel",
+        "sqlalchemy",
+        "sqlite3",
+        "rich",
+        "jinja2",
+        "click",
+        "cattrs",
+        "networkx",
+        "zmq",
+        "fsspec",
+    ),
+    *("asyncio", "email", "http", "importlib.metadata", "multiprocessing", "unittest"),
+}
+#: The least that an installation has: not even these are needed to be told a version or how to use a command.
+LIGHT = {"attr", "attrs", "blinker", "pyparsing", "json", "logging", "socket", "subprocess", "tarfile", "batchlib.run"}
+COMMANDS = ["main", *sorted(path.stem for path in (ROOT / "cli").glob("g*.py"))]
 
 MODULES = {
     ".".join(["batchlib", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): path
@@ -123,13 +141,12 @@ def loaded(program: str) -> set[str]:
     """The heavy libraries that a program ends up with."""
     text = f"{program}\nimport sys; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True, cwd=ROOT.parent)
-    return {name.partition(".")[0] for name in done.stdout.split()} & set(HEAVY)
+    return set(done.stdout.split()) & (HEAVY | LIGHT)
 
 
 @pytest.mark.parametrize(
     "program",
     [
-        "import batchlib; dir(batchlib); batchlib.__version__",
         "from batchlib import Application, Duration, Memory, State, Reason, Run, BatchlibError; Application('x')",
         "from batchlib import load, Configuration",
         "import batchlib.config; batchlib.config.load('/dev/null')",
@@ -139,7 +156,24 @@ def loaded(program: str) -> set[str]:
     ],
 )
 def test_what_is_not_used_is_not_imported(program: str) -> None:
-    assert loaded(program) == set()
+    assert loaded(program) & HEAVY == set()
+
+
+def test_importing_batchlib_imports_nothing_else() -> None:
+    assert loaded("import batchlib; dir(batchlib); batchlib.__version__") == set()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"]])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_not_needed_to_help_is_not_imported(command: str, words: list[str]) -> None:
+    program = f"""
+import contextlib, os, sys
+sys.argv = ["{command}", *{words}]
+from batchlib.cli.{command} import main
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(open(os.devnull, "w")):
+    main()
+"""
+    assert loaded(program) == {"click"}
 
 
 def test_every_public_name_is_there() -> None:
