@@ -16,15 +16,14 @@ from typing import Any, NamedTuple
 import attrs
 
 from .application import Application, ArrayElement, twin
-from .array import Elements, fill
-from .database import Database, Writer, open_database
-from .documents import description_document, read_description, read_run, run_document
+from .array import fill
+from .database import Database, open_database
+from .documents import description_document
 from .errors import SessionError, TaskNotFound
+from .records import Descriptions, Reader, columns_of, count_up, put_output_dir
 from .run import Reason, Run, State
 from .schema import SCHEMA, can_upgrade, create, upgrade
-
-#: Tasks in one query; databases limit the number of parameters.
-_PAGE = 500
+from .statements import INSERT, PAGE, UPDATE, chunks, one_of, restrictions
 
 
 class Row(NamedTuple):
@@ -90,15 +89,6 @@ _STATES = {state.value: state for state in State}
 _REASONS: dict[str | None, Reason | None] = {None: None, **{reason.value: reason for reason in Reason}}
 _LISTED = ", ".join(["id", "array_id", *Row._fields[2:]])
 
-#: Columns that change with what became of a task.
-_CHANGING = (
-    "revision", "state", "reason", "exitcode", "signal", "resource", "jobid", "native_state", "info", "output_dir",
-    "submitted_at", "started_at", "ended_at", "collected", "freed", "outputs_wait", "run",
-)  # fmt: skip
-_ADDED = ("number", "id", "array_id", "array_index", "description", "name", "created_at", *_CHANGING)
-_INSERT = f"INSERT INTO tasks ({', '.join(_ADDED)}) VALUES ({', '.join(f':{name}' for name in _ADDED)})"
-_UPDATE = f"UPDATE tasks SET {', '.join(f'{name} = :{name}' for name in _CHANGING)} WHERE id = :id"
-
 
 class Store:
     """The tasks of one session.
@@ -162,9 +152,9 @@ class Store:
             Their revision.
         """
         with self._database.writing() as writer:
-            revision = _next(writer, "revision")
-            number, last = _next(writer, "last_number", len(apps)), _next(writer, "last_id", len(apps))
-            describe = _Descriptions(writer)
+            revision = count_up(writer, "revision")
+            number, last = count_up(writer, "last_number", len(apps)), count_up(writer, "last_id", len(apps))
+            describe = Descriptions(writer)
             now = time.time()
             rows = []
             for place, app in enumerate(apps, 1 - len(apps)):
@@ -172,7 +162,7 @@ class Store:
                 array, index = (app.array.name, app.array.index) if app.array is not None else (None, None)
                 rows.append(
                     {
-                        **_changing(app, revision),
+                        **columns_of(app, revision),
                         "number": number + place,
                         "id": task,
                         "array_id": array,
@@ -185,10 +175,10 @@ class Store:
                 )
             describe.write()
             if rows:
-                writer.execute_many(_INSERT, rows)
+                writer.execute_many(INSERT, rows)
         for app, row in zip(apps, rows, strict=True):
             app.task_id = row["id"]
-            _put_output_dir(app, row["output_dir"])
+            put_output_dir(app, row["output_dir"])
         return revision
 
     def add_array(self, app: Application, indices: Sequence[int], max_running: int | None, directory: str) -> list[str]:
@@ -211,12 +201,12 @@ class Store:
             Their ids.
         """
         with self._database.writing() as writer:
-            number, array = _next(writer, "last_number", len(indices)), str(_next(writer, "last_id"))
-            describe = _Descriptions(writer)
+            number, array = count_up(writer, "last_number", len(indices)), str(count_up(writer, "last_id"))
+            describe = Descriptions(writer)
             first = twin(app, Run(resource=app.execution.resource))
             first.array = ArrayElement(array, indices[0], max_running)
             shared = {
-                **_changing(first, _next(writer, "revision")),
+                **columns_of(first, count_up(writer, "revision")),
                 "description": describe(description_document(first)),
                 "name": app.jobname,
                 "array_id": array,
@@ -236,16 +226,16 @@ class Store:
                 }
                 for place, (index, task_id) in enumerate(zip(indices, ids, strict=True), 1 - len(indices))
             ]
-            writer.execute_many(_INSERT, rows)
+            writer.execute_many(INSERT, rows)
         return ids
 
     def save(self, apps: Iterable[Application]) -> int:
         """Write what became of tasks, all or none; give their revision."""
         with self._database.writing() as writer:
-            revision = _next(writer, "revision")
-            rows = [_changing(app, revision) for app in apps]
+            revision = count_up(writer, "revision")
+            rows = [columns_of(app, revision) for app in apps]
             if rows:
-                writer.execute_many(_UPDATE, rows)
+                writer.execute_many(UPDATE, rows)
         return revision
 
     def remove(self, ids: Collection[str]) -> None:
@@ -253,10 +243,10 @@ class Store:
         if not ids:
             return
         with self._database.writing() as writer:
-            revision = _next(writer, "revision")
+            revision = count_up(writer, "revision")
             writer.execute("UPDATE meta SET value = :revision WHERE key = 'removed'", {"revision": str(revision)})
-            for some in _chunks(list(ids)):
-                condition, parameters = _one_of("id", some)
+            for some in chunks(list(ids)):
+                condition, parameters = one_of("id", some)
                 writer.execute(f"DELETE FROM tasks WHERE {condition}", parameters)
             writer.execute("DELETE FROM descriptions WHERE number NOT IN (SELECT description FROM tasks)")
 
@@ -314,7 +304,7 @@ class Store:
             One of `ids` is not there, and was not just passed over.
         """
         known = {} if known is None else known
-        reader = _Reader(self._database)
+        reader = Reader(self._database)
         for page in self._pages("id, array_id, number, revision", ids, states):
             apps = reader.read([number for task, _, number, revision in page if known.get(task) != revision])
             for task, _, number, revision in page:
@@ -352,7 +342,7 @@ class Store:
         """
         keys = "resource, state, outputs_wait"
         counts: dict[tuple[str | None, str, bool], int] = {}
-        for condition, parameters in _restrictions(ids):
+        for condition, parameters in restrictions(ids):
             query = f"SELECT {keys}, count(*) FROM tasks WHERE {condition} GROUP BY {keys}"
             for resource, state, waits, count in self._database.read(query, parameters):
                 key = (resource, state, bool(waits))
@@ -380,12 +370,12 @@ class Store:
         outputs : bool
             Beside those that have not ended, those whose outputs are to be fetched.
         """
-        where, parameters = _one_of("state", [state.value for state in states or State if not state.final])
+        where, parameters = one_of("state", [state.value for state in states or State if not state.final])
         if outputs:
             where = f"({where} OR outputs_wait)"
         where += " AND resource IS NULL" if resource is None else " AND resource = :resource"
         found: list[tuple[int, str]] = []
-        for condition, more in _restrictions(ids):
+        for condition, more in restrictions(ids):
             query = f"SELECT number, id FROM tasks WHERE {where} AND {condition}"
             found += self._database.read(query, {"resource": resource, **parameters, **more})
         return [task for _, task in sorted(found)]
@@ -394,9 +384,9 @@ class Store:
         self, columns: str, ids: Collection[str] | None, states: Collection[State] | None
     ) -> Iterator[list[tuple[Any, ...]]]:
         """Read columns of tasks, the first two of which have to be ``id`` and ``array_id``."""
-        where, parameters = ("1 = 1", {}) if states is None else _one_of("state", [state.value for state in states])
+        where, parameters = ("1 = 1", {}) if states is None else one_of("state", [state.value for state in states])
         missing = set(ids or ())
-        for condition, more in self._ranges() if ids is None else _restrictions(ids):
+        for condition, more in self._ranges() if ids is None else restrictions(ids):
             query = f"SELECT {columns} FROM tasks WHERE {where} AND {condition} ORDER BY number"
             page = self._database.read(query, {**parameters, **more})
             for task, array, *_ in page if missing else ():
@@ -409,142 +399,5 @@ class Store:
     def _ranges(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Give conditions that are met by one page of tasks after the other."""
         last = self._database.read("SELECT max(number) FROM tasks")[0][0] or 0
-        for first in range(0, last, _PAGE):
-            yield "number > :first AND number <= :last", {"first": first, "last": first + _PAGE}
-
-
-class _Reader:
-    """Reads whole tasks, and each description that several of them have only once.
-
-    Parameters
-    ----------
-    database : Database
-        Where they are.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._made: dict[int, tuple[Application, int | None]] = {}
-        self._elements: dict[tuple[int, str], Elements] = {}
-
-    def read(self, numbers: Sequence[int]) -> dict[int, Application]:
-        """Read tasks, by their numbers; those that are gone are left out."""
-        found: list[tuple[Any, ...]] = []
-        for some in _chunks(numbers):
-            condition, parameters = _one_of("number", some)
-            query = "SELECT number, id, array_id, array_index, description, output_dir, run FROM tasks WHERE "
-            found += self._database.read(query + condition, parameters)
-        self._read_descriptions({row[4] for row in found} - self._made.keys())
-        apps = {}
-        for number, task, array, index, description, output_dir, run in found:
-            if description not in self._made:
-                # removed since, with all its tasks
-                continue
-            app = self._make(array, index, description, read_run(run))
-            app.task_id = task
-            _put_output_dir(app, output_dir)
-            apps[number] = app
-        return apps
-
-    def _read_descriptions(self, numbers: Collection[int]) -> None:
-        for some in _chunks(list(numbers)):
-            condition, parameters = _one_of("number", some)
-            query = f"SELECT number, document FROM descriptions WHERE {condition}"
-            for number, text in self._database.read(query, parameters):
-                self._made[number] = read_description(text)
-
-    def _make(self, array: str | None, index: int | None, description: int, run: Run) -> Application:
-        app, max_running = self._made[description]
-        if index is None:
-            return twin(app, run)
-        key = (description, array or "")
-        if key not in self._elements:
-            self._elements[key] = Elements(app, array or "", max_running)
-        return self._elements[key].make(index, run)
-
-
-class _Descriptions:
-    """Writes descriptions, each only once.
-
-    Parameters
-    ----------
-    writer : Writer
-        The transaction.
-    """
-
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
-        self._numbers: dict[str, int] = {}
-        self._before = int(writer.execute("SELECT value FROM meta WHERE key = 'last_description'")[0][0])
-
-    def __call__(self, document: str) -> int:
-        """Give the number of a description."""
-        return self._numbers.setdefault(document, self._before + len(self._numbers) + 1)
-
-    def write(self) -> None:
-        """Write all of them."""
-        if self._numbers:
-            _next(self._writer, "last_description", len(self._numbers))
-            rows = [{"number": number, "document": document} for document, number in self._numbers.items()]
-            self._writer.execute_many("INSERT INTO descriptions (number, document) VALUES (:number, :document)", rows)
-
-
-def _next(writer: Writer, key: str, step: int = 1) -> int:
-    """Count a note up and give what it is now; until the end of the transaction nobody else can."""
-    writer.execute(
-        "UPDATE meta SET value = CAST(CAST(value AS INTEGER) + :step AS VARCHAR(40)) WHERE key = :key",
-        {"key": key, "step": step},
-    )
-    return int(writer.execute("SELECT value FROM meta WHERE key = :key", {"key": key})[0][0])
-
-
-def _changing(app: Application, revision: int) -> dict[str, Any]:
-    run = app.execution
-    return {
-        "id": app.task_id,
-        "revision": revision,
-        "state": run.state.value,
-        "reason": run.reason.value if run.reason else None,
-        "exitcode": run.exitcode,
-        "signal": run.signal,
-        "resource": run.resource,
-        "jobid": run.jobid,
-        "native_state": run.native_state,
-        "info": run.info,
-        "output_dir": app.output_dir,
-        "submitted_at": run.submitted_at,
-        "started_at": run.started_at,
-        "ended_at": run.ended_at,
-        "collected": run.collected,
-        "freed": run.freed,
-        "outputs_wait": run.state.final and run.jobid is not None and not run.collected and not run.freed,
-        "run": run_document(run),
-    }
-
-
-def _put_output_dir(app: Application, output_dir: str | None) -> None:
-    # past the converters: a hundred thousand times they would take a second
-    object.__setattr__(app, "output_dir", output_dir)
-
-
-def _one_of(column: str, values: Sequence[Any]) -> tuple[str, dict[str, Any]]:
-    """Give the condition that a column has one of some values."""
-    if not values:
-        return "1 = 0", {}
-    parameters = {f"{column}{place}": value for place, value in enumerate(values)}
-    return f"{column} IN ({', '.join(f':{name}' for name in parameters)})", parameters
-
-
-def _restrictions(ids: Collection[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give the conditions that tasks are among some, in pieces that a query can have."""
-    if ids is None:
-        yield "1 = 1", {}
-        return
-    for some in _chunks(list(ids)):
-        # the id of an array means all its elements
-        condition, parameters = _one_of("id", some)
-        yield f"({condition} OR {condition.replace('id IN', 'array_id IN')})", parameters
-
-
-def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return (items[at : at + _PAGE] for at in range(0, len(items), _PAGE))
+        for first in range(0, last, PAGE):
+            yield "number > :first AND number <= :last", {"first": first, "last": first + PAGE}

@@ -22,6 +22,7 @@ FLOORS = [
     {"backends"},
     {
         *("engine", "cycle", "polling", "session", "store", "schema", "database", "documents"),
+        *("records", "statements"),
         *("workflow", "dependencies", "native_script", "native_dialects"),
     },
     {"cli", "drmaa2", "aio", "wms", "pilot", "futures", "conformance"},
