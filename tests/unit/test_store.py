@@ -398,3 +398,11 @@ def test_a_database_of_a_later_version_is_left_alone(tmp_path: Path, schema: str
     )
     with Session(directory) as session, pytest.raises(SessionError, match=f"schema {schema}, this is {SCHEMA}"):
         session.load()
+
+
+def test_what_is_written_is_on_disk(tmp_path: Path) -> None:
+    database = SqliteFile("url", str(tmp_path / "session.db"))
+    # FULL, and a journal that is not removed: what was committed can't be undone by a power cut
+    assert database.read("PRAGMA synchronous") == [(2,)]
+    assert database.read("PRAGMA journal_mode") == [("truncate",)]
+    database.close()
