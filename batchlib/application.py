@@ -407,7 +407,7 @@ def _check_relative(name: str, where: str = "sandbox") -> None:
         raise InvalidValue(f"{name!r} is reserved for batchlib itself")
 
 
-def twin(app: Application, run: Run) -> Application:
+def twin(app: Application, run: Run, **own: object) -> Application:
     """Give a task of the same description, which is not checked again, with a run of its own.
 
     Parameters
@@ -416,16 +416,19 @@ def twin(app: Application, run: Run) -> Application:
         The task.
     run : Run
         What became of the new one.
+    **own
+        More fields that are its own, taken as they are.
     """
-    if type(app) is not Application:
+    if type(app) is Application:
+        made = object.__new__(Application)
+        for slot, value in zip(_SLOTS, _values(app), strict=True):
+            slot.__set__(made, dict(value) if type(value) is dict else value)
+    else:
         made = copy.copy(app)
-        made.execution = run
-        return made
-    # past the converters, which would read again what was read once
-    made = object.__new__(Application)
-    for slot, value in zip(_SLOTS, _values(app), strict=True):
-        slot.__set__(made, dict(value) if type(value) is dict else value)
-    made.execution = run
+        own = {"inputs": dict(app.inputs), "outputs": dict(app.outputs), "environment": dict(app.environment), **own}
+    for name, value in {"execution": run, **own}.items():
+        # past the converters, which would read again what was read once
+        object.__setattr__(made, name, value)
     return made
 
 

@@ -147,7 +147,7 @@ class Elements:
         self._max_running = max_running
         self._differing = _differing(app)
 
-    def make(self, index: int, run: Run) -> Application:
+    def make(self, index: int, run: Run, **own: object) -> Application:
         """Make one of them.
 
         Parameters
@@ -156,15 +156,16 @@ class Elements:
             Its index.
         run : Run
             What became of it.
+        **own
+            More fields that are its own, taken as they are.
 
         Raises
         ------
         InvalidValue
             Its index makes it something that can't be used.
         """
-        made = twin(self._app, run)
-        made.array = ArrayElement(self._name, index, self._max_running)
-        made.task_id = None
+        array = ArrayElement(self._name, index, self._max_running)
+        made = twin(self._app, run, **{"array": array, "task_id": None, **own})
         for field in self._differing:
             setattr(made, field, _FILLED[field](getattr(made, field), partial(fill, index=index)))
         if self._differing:

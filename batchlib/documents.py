@@ -73,6 +73,7 @@ def _plain(value: Any) -> object:
 
 
 _encode = json.JSONEncoder(default=_plain).encode
+_decode = json.JSONDecoder().decode
 
 
 def description_document(app: Application) -> str:
@@ -102,7 +103,7 @@ def read_description(text: str) -> tuple[Application, int | None]:
     Application, int or None
         A task without anything of its own, and how many elements of its array may run at a time.
     """
-    document = json.loads(text)
+    document = _decode(text)
     max_running = document.pop("max_running", None)
     if "after" in document:
         document["after"] = [Dependency(**_PARTS[Dependency].known(one)) for one in document["after"]]
@@ -134,7 +135,7 @@ def read_run(text: str) -> Run:
     text : str
         What `run_document` gave.
     """
-    document = _RUN.known(json.loads(text))
+    document = _RUN.known(_decode(text))
     for name, read in _READ.items():
         if name in document:
             document[name] = read(document[name])

@@ -49,11 +49,6 @@ def columns_of(app: Application, revision: int) -> dict[str, Any]:
     }
 
 
-def put_output_dir(app: Application, output_dir: str | None) -> None:
-    """Set where a task's outputs go, past the converters: a hundred thousand times they would take a second."""
-    object.__setattr__(app, "output_dir", output_dir)
-
-
 class Descriptions:
     """Writes descriptions, each only once.
 
@@ -120,10 +115,8 @@ class Reader:
             if description not in self._made:
                 # removed since, with all its tasks
                 continue
-            app = self._make(array, index, description, read_run(run))
-            app.task_id = task
-            put_output_dir(app, output_dir)
-            apps[number] = app
+            own = {"task_id": task, "output_dir": output_dir}
+            apps[number] = self._make(array, index, description, read_run(run), own)
         return apps
 
     def _read_descriptions(self, numbers: Collection[int]) -> None:
@@ -133,11 +126,13 @@ class Reader:
             for number, text in self._database.read(query, parameters):
                 self._made[number] = read_description(text)
 
-    def _make(self, array: str | None, index: int | None, description: int, run: Run) -> Application:
+    def _make(
+        self, array: str | None, index: int | None, description: int, run: Run, own: dict[str, object]
+    ) -> Application:
         app, max_running = self._made[description]
         if index is None:
-            return twin(app, run)
+            return twin(app, run, **own)
         key = (description, array or "")
         if key not in self._elements:
             self._elements[key] = Elements(app, array or "", max_running)
-        return self._elements[key].make(index, run)
+        return self._elements[key].make(index, run, **own)

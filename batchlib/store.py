@@ -20,7 +20,7 @@ from .array import fill
 from .database import Database, open_database
 from .documents import description_document
 from .errors import SessionError, TaskNotFound
-from .records import Descriptions, Reader, columns_of, count_up, put_output_dir
+from .records import Descriptions, Reader, columns_of, count_up
 from .run import Reason, Run, State
 from .schema import SCHEMA, can_upgrade, create, upgrade
 from .statements import INSERT, PAGE, UPDATE, chunks, one_of, restrictions
@@ -178,7 +178,7 @@ class Store:
                 writer.execute_many(INSERT, rows)
         for app, row in zip(apps, rows, strict=True):
             app.task_id = row["id"]
-            put_output_dir(app, row["output_dir"])
+            app.output_dir = row["output_dir"]
         return revision
 
     def add_array(self, app: Application, indices: Sequence[int], max_running: int | None, directory: str) -> list[str]:

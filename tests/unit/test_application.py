@@ -8,15 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from batchlib import events
-from batchlib.application import Application, check_inputs
+from batchlib.application import Application, check_inputs, twin
 from batchlib.errors import InvalidValue
 from batchlib.quantity import Duration, Memory
-from batchlib.run import State
+from batchlib.run import Run, State
 
 names = st.text(st.characters(exclude_characters="\0\n/", exclude_categories=("Cs",)), min_size=1, max_size=20).filter(
     lambda name: name not in (".", "..", ".batchlib", "*")
@@ -38,6 +39,23 @@ def test_one_string_is_split_as_a_shell_would() -> None:
     assert Application("sh -c 'echo a  b' \"$HOME\" c\\ d").arguments == ("sh", "-c", "echo a  b", "$HOME", "c d")
     with pytest.raises(InvalidValue, match="can't be split into words"):
         Application("echo 'oops")
+
+
+class Simulation(Application):
+    """What people make of their own programs."""
+
+
+@pytest.mark.parametrize("kind", [Application, Simulation])
+def test_a_twin_shares_nothing_that_can_be_changed(kind: type[Application]) -> None:
+    app = kind(["./run", "-x"], inputs={"a": "b"}, environment={"X": "1"}, requested_memory="2 GB", output_dir="out")
+    before = attrs.asdict(app)
+    made = twin(app, Run(resource="here"), task_id="7")
+    assert type(made) is kind
+    assert attrs.asdict(made) == before | {"task_id": "7", "execution": attrs.asdict(Run(resource="here"))}
+    made.environment["X"] = "2"
+    made.inputs["c"] = "d"
+    made.set_state(State.DONE)
+    assert attrs.asdict(app) == before
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0")), min_size=1).filter(lambda words: words[0]))
