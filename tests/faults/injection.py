@@ -6,23 +6,22 @@ the link to the front end is cut, which it hears of like of any other broken con
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from batchlib.backends import connection
 from batchlib.config import ResourceSettings
+from batchlib.database import SqliteFile, Writer
 from batchlib.errors import ConnectionLost
-from batchlib.store import Store
 from batchlib.transport.base import Carrier, Pipe
 from batchlib.transport.transport import Transport
 
 KINDS = ("kill", "cut")
-#: What changes a session.
-_CHANGES = ("add", "save", "rewrite", "remove")
 
 
 class Points:
@@ -149,19 +148,18 @@ def instrument(points: Points) -> None:
 
     if getattr(native, "connect", None) is connect:
         native.connect = faulty  # type: ignore[attr-defined]
-    for name in _CHANGES:
-        setattr(Store, name, _with_points(getattr(Store, name), name, points))
+    writing = SqliteFile.writing
 
-
-def _with_points(function: Callable[..., Any], name: str, points: Points) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def wrapped(*arguments: Any, **options: Any) -> Any:
+    @contextlib.contextmanager
+    def with_points(database: SqliteFile) -> Iterator[Writer]:
         # only a kill makes sense here: the link has nothing to do with the database
-        if points.reach(f"before {name}") and points.kind == "kill":
+        if points.reach("before a change of the session") and points.kind == "kill":
             points.strike()
-        result = function(*arguments, **options)
-        if points.reach(f"after {name}") and points.kind == "kill":
+        with writing(database) as writer:
+            yield writer
+            if points.reach("before a commit") and points.kind == "kill":
+                points.strike()
+        if points.reach("after a commit") and points.kind == "kill":
             points.strike()
-        return result
 
-    return wrapped
+    SqliteFile.writing = with_points  # type: ignore[assignment, method-assign]
