@@ -2,9 +2,9 @@
 
 By hand means what somebody who knows better than one connection a job would write: one tar stream in, one remote
 loop of sbatch, squeue until all have gone, one tar stream out, all over one multiplexed ``ssh`` connection. Every
-job has two small inputs and two outputs. The two take turns, so that both meet the same machine.
+job has two small inputs and two outputs. The ways take turns, so that all meet the same machine.
 
-    python -m tests.benchmarks.submit [--jobs N] [--rounds N]
+    python -m tests.benchmarks.submit [--jobs N...] [--delay MILLISECONDS...] [--rounds N] [--ways NAME...]
 
 Starts a Slurm cluster and an SSH server of its own; needs root and Debian's packages, like the live tests.
 Prints a table and, as its last line, a JSON document.
@@ -18,21 +18,19 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from batchlib import Application, Engine, Session, State
-from batchlib.config import Configuration, resource_settings
-from tests.servers.slurm import SlurmCluster
-from tests.servers.sshd import Sshd
-from tests.servers.state import make_state_directory, remove_state_directory
+from batchlib.config import Configuration
+from tests.benchmarks.frontend import FrontEnd, reached, slurm_cluster, table
 
 #: Seconds between two looks of the hand-written batch, as short as batchlib's shortest.
 POLL = 0.25
 COMMAND = "cat first.txt second.txt > both.txt; wc -c both.txt > size.txt"
 
 
-def by_hand(sshd: Sshd, work: Path, jobs: int) -> None:
+def by_hand(frontend: FrontEnd, work: Path, jobs: int) -> None:
     """Do it with ssh, tar and a shell loop."""
     for number in range(jobs):
         job = work / "in" / f"job{number:05d}"
@@ -40,8 +38,7 @@ def by_hand(sshd: Sshd, work: Path, jobs: int) -> None:
         (job / "first.txt").write_text(f"first {number}\n")
         (job / "second.txt").write_text(f"second {number}\n")
         (job / "script").write_text(f"#!/bin/sh\n#SBATCH --output=log --cpus-per-task=1\n{COMMAND}\n")
-    control = ["-o", "ControlMaster=auto", "-o", f"ControlPath={work}/control", "-o", "ControlPersist=60"]
-    ssh = ["ssh", "-F", str(sshd.config), *control, sshd.name]
+    ssh = frontend.ssh(work)
     loop = (
         "rm -rf by-hand && mkdir by-hand && cd by-hand && tar xf - && "
         "for d in */; do (cd $d && sbatch script) || exit; done"
@@ -57,19 +54,9 @@ def by_hand(sshd: Sshd, work: Path, jobs: int) -> None:
     subprocess.run([*ssh, "-O", "exit"], check=True, capture_output=True)
 
 
-def with_batchlib(sshd: Sshd, work: Path, jobs: int) -> None:
+def with_batchlib(frontend: FrontEnd, work: Path, jobs: int) -> None:
     """Do it with a session and an engine."""
-    keys = {
-        "type": "slurm",
-        "transport": "ssh",
-        "frontend": sshd.host,
-        "port": str(sshd.port),
-        "username": sshd.user,
-        "keyfile": str(sshd.keyfile),
-        "known_hosts": str(sshd.known_hosts),
-        "ssh_config": "none",
-    }
-    configuration = Configuration({"cluster": resource_settings("cluster", keys)})
+    configuration = Configuration({"cluster": frontend.settings})
     apps = []
     for number in range(jobs):
         first, second = work / f"first{number}.txt", work / f"second{number}.txt"
@@ -90,12 +77,23 @@ def with_batchlib(sshd: Sshd, work: Path, jobs: int) -> None:
         raise SystemExit(f"not all jobs are DONE: {counts}")
 
 
-def timed(way: Callable[[Sshd, Path, int], None], sshd: Sshd, directory: Path, jobs: int) -> float:
+#: Each is given the front end, a directory of its own and the number of jobs, and leaves the outputs of job number N
+#: in the directory ``out/jobNNNNN`` there.
+Way = Callable[[FrontEnd, Path, int], None]
+WAYS: Mapping[str, Way] = {
+    "by hand": by_hand,
+    "batchlib": with_batchlib,
+}
+#: What the others are compared with.
+FLOOR = "by hand"
+
+
+def timed(way: Way, frontend: FrontEnd, directory: Path, jobs: int) -> float:
     """Run one way once, check its results, and give the seconds it took."""
     work = directory / "work"
     work.mkdir()
     start = time.monotonic()
-    way(sshd, work, jobs)
+    way(frontend, work, jobs)
     seconds = time.monotonic() - start
     for number in range(jobs):
         found = (work / "out" / f"job{number:05d}" / "both.txt").read_text()
@@ -108,33 +106,48 @@ def timed(way: Callable[[Sshd, Path, int], None], sshd: Sshd, directory: Path, j
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Submit, wait and collect over SSH, against a hand-written batch.")
-    parser.add_argument("--jobs", type=int, default=50, help="jobs in each round (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, nargs="+", default=[50], help="jobs in each round (default: 50)")
+    parser.add_argument("--delay", type=float, nargs="+", default=[0], help="milliseconds of the link (default: 0)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each way (default: %(default)s)")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), help="default: all")
     chosen = parser.parse_args()
-    directory = make_state_directory()
-    try:
-        with (
-            SlurmCluster(directory / "slurm", accounting=True) as slurm,
-            Sshd(directory / "frontend", user=slurm.account.pw_name, set_env=slurm.env) as sshd,
-        ):
-            times: dict[str, list[float]] = {"by hand": [], "batchlib": []}
-            for _ in range(chosen.rounds):
-                for name, way in (("by hand", by_hand), ("batchlib", with_batchlib)):
-                    times[name].append(timed(way, sshd, directory, chosen.jobs))
-    finally:
-        remove_state_directory(directory)
-    report(chosen.jobs, times)
+    results = []
+    with slurm_cluster() as (directory, slurm, sshd):
+        for jobs in chosen.jobs:
+            for delay in chosen.delay:
+                times: dict[str, list[float]] = {name: [] for name in chosen.ways}
+                with reached(sshd, delay) as frontend:
+                    for _ in range(chosen.rounds):
+                        for name, seconds in times.items():
+                            seconds.append(timed(WAYS[name], frontend, directory, jobs))
+                            slurm.cancel_all()
+                results.append({"jobs": jobs, "delay_ms": delay, "seconds": times})
+    report(results)
 
 
-def report(jobs: int, times: dict[str, list[float]]) -> None:
+def report(results: list[dict[str, object]]) -> None:
     """Print the table and the JSON line."""
-    median = {name: statistics.median(seconds) for name, seconds in times.items()}
-    ratio = median["batchlib"] / median["by hand"]
-    print(f"{'way':<10} {'median s':>9}  all rounds")
-    for name, seconds in times.items():
-        print(f"{name:<10} {median[name]:>9.2f}  {' '.join(f'{second:.2f}' for second in seconds)}")
-    print(f"{jobs} jobs: batchlib takes {ratio:.2f} times as long as the hand-written batch")
-    print(json.dumps({"benchmark": "submit", "jobs": jobs, "seconds": median, "ratio": round(ratio, 3)}))
+    rows = []
+    for result in results:
+        times = result["seconds"]
+        if not isinstance(times, dict):
+            raise TypeError(times)
+        median = {name: statistics.median(seconds) for name, seconds in times.items()}
+        result["ratio"] = {name: round(value / median[FLOOR], 3) for name, value in median.items() if FLOOR in median}
+        for name, seconds in times.items():
+            ratio = median[name] / median.get(FLOOR, median[name])
+            rows.append(
+                [
+                    name,
+                    result["jobs"],
+                    result["delay_ms"],
+                    f"{median[name]:.2f}",
+                    f"{ratio:.2f}",
+                    " ".join(f"{one:.2f}" for one in seconds),
+                ]
+            )
+    print(table(["way", "jobs", "delay ms", "median s", "ratio", "all rounds"], rows))
+    print(json.dumps({"benchmark": "submit", "results": results}))
 
 
 if __name__ == "__main__":
