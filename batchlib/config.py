@@ -182,6 +182,10 @@ class ResourceSettings:
         For LSF: elements that an array may have; default is what the site says.
     extra_args : tuple of str
         Options for the submit command of every job.
+    submissions_at_a_time : int, optional
+        Submit commands that run at a time on the frontend; default is the batch system's own.
+    submissions_a_second : int, optional
+        Submit commands started in a second at most; default is no limit.
     shell : str
         Interpreter of the job scripts.
     setup : str
@@ -220,6 +224,8 @@ class ResourceSettings:
     memory_unit: str | None = attrs.field(default=None, converter=_unit)
     max_array_size: int | None = attrs.field(default=None, converter=_count)
     extra_args: tuple[str, ...] = attrs.field(default=(), converter=_options)
+    submissions_at_a_time: int | None = attrs.field(default=None, converter=_count)
+    submissions_a_second: int | None = attrs.field(default=None, converter=_count)
     shell: str = "/bin/sh"
     setup: str = ""
     header_template: str = ""

@@ -106,6 +106,8 @@ class NativeSystem(Backend):
     unclear_submit: ClassVar[tuple[str, ...]] = ()
     #: Whether native commands wait too long for a server that hangs: longer than a request may take.
     clients_hang: ClassVar[bool] = False
+    #: Submit commands that run at a time unless the configuration says otherwise.
+    submit_commands: ClassVar[int] = 1
     #: Exit codes of a job script that tell the batch system to do something: it ends with 1 instead of these.
     reserved_codes: ClassVar[tuple[int, ...]] = ()
     #: What an application may ask for and the batch system has nothing like: a sentence for each such field.
@@ -243,6 +245,11 @@ class NativeSystem(Backend):
         """Give the text of the header's template: the file `template` in the folder beside the class's own module."""
         module = inspect.getfile(next(base for base in cls.__mro__ if "template" in vars(base)))
         return template_text(Path(module).parent, cls.template)
+
+    @property
+    def submissions_at_a_time(self) -> int:
+        """Submit commands that run at a time on the frontend."""
+        return self.settings.submissions_at_a_time or self.submit_commands
 
     def submit_prelude(self) -> str:
         """Give shell text to run once before a batch of submissions."""

@@ -32,6 +32,9 @@ KILLED = tuple(128 + signal for signal in (1, 2, 6, 9, 11, 13, 15))
 #: Stands for the owner of a sandbox whose job shall never start: see `abandon`.
 _ABANDONED = "abandoned"
 
+#: Start of the names of files in the spool directory that are there while a program submits.
+_NOTES = ".asking."
+
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 
 
@@ -128,6 +131,8 @@ def submit(
     prelude: str = "",
     limit: str = "limit=",
     unpacked: str = "",
+    at_a_time: int = 1,
+    a_second: int | None = None,
 ) -> Sections:
     """Unpack the sandboxes that come on standard input, then submit each.
 
@@ -149,9 +154,18 @@ def submit(
         Shell text that sets ``$limit``, for a submit command that may hang.
     unpacked : str
         Shell text to run after unpacking.
+    at_a_time : int
+        How many submit commands run at a time.
+    a_second : int, optional
+        How many are started in a second at most.
     """
     sections = Sections()
-    listed = "".join(f"{lines([token]).strip()} {command}\n" for token, command in jobs)
+    pace = ""
+    if a_second is not None:
+        at_a_time = min(at_a_time, a_second)
+        pace = f"count=$(((count + 1) % {a_second // at_a_time})); [ $count != 0 ] || sleep 1"
+    listed = [f"{lines([token]).strip()} {command}\n" for token, command in jobs]
+    shares = [share for share in (listed[first::at_a_time] for first in range(at_a_time)) if share]
     sections.text = f"""cd {quote(spool)} || exit {NO_SPOOL}
 tar -xpf - || exit {UNPACKING_FAILED}
 {unpacked}
@@ -159,28 +173,47 @@ tar -xpf - || exit {UNPACKING_FAILED}
 {prelude}
 {limit}
 host=$(uname -n)
-stop=
-while IFS=' ' read -r token command; do
-  if [ -n "$stop" ]; then rm -rf "./$token"; continue; fi
-  own=$token/{RESERVED}
-  printf '%s %s\\n' "$$" "$host" > "$own/asked" || continue
-  answer=$(cd "$token" && eval "$limit $command {RESERVED}/script" 2>{RESERVED}/submit.err </dev/null)
-  code=$?
-  printf '%s\\n%s\\n' "$code" "$answer" > "$own/answer"
-  printf '%s\\n' "$answer"
-  if [ -s "$own/submit.err" ]; then cat "$own/submit.err" >&2; fi
-  {sections.end('"$token"', '"$code"')}
-  case $code in 0) continue ;; {"|".join(map(str, KILLED))}) stop=yes; continue ;; esac
-  case $answer$(cat "$own/submit.err") in
-    {_any_of(unclear)}) stop=yes; continue ;;
-    {_any_of(give_up)}) stop=yes ;;
-  esac
-  # what told an id may have been accepted all the same
-  [ -n "$answer" ] || rm -rf "./$token"
-done <<'.'
-{listed}.
+notes={_NOTES}{sections.mark}
+ask() {{
+  # the process that asks is this one, whatever $$ says
+  asking=$(exec /bin/sh -c 'echo "$PPID"') count=0
+  while IFS=' ' read -r token command; do
+    if [ -e "$notes.stop" ]; then rm -rf "./$token"; continue; fi
+    {pace}
+    own=$token/{RESERVED}
+    printf '%s %s\n' "$asking" "$host" > "$own/asked" || continue
+    answer=$(cd "$token" && eval "$limit $command {RESERVED}/script" 2>{RESERVED}/submit.err </dev/null)
+    code=$?
+    printf '%s\n%s\n' "$code" "$answer" > "$own/answer"
+    printf '%s\n' "$answer"
+    if [ -s "$own/submit.err" ]; then cat "$own/submit.err" >&2; fi
+    {sections.end('"$token"', '"$code"')}
+    # a sign of life: what is said here is not shown before all have been asked
+    printf . >&3
+    case $code in 0) continue ;; {"|".join(map(str, KILLED))}) : > "$notes.stop"; continue ;; esac
+    case $answer$(cat "$own/submit.err") in
+      {_any_of(unclear)}) : > "$notes.stop"; continue ;;
+      {_any_of(give_up)}) : > "$notes.stop" ;;
+    esac
+    # what told an id may have been accepted all the same
+    [ -n "$answer" ] || rm -rf "./$token"
+  done
+}}
+exec 3>&1
+{"".join(_share(number, share) for number, share in enumerate(shares))}wait
+{sections.end("asked", "0")}
+cat "$notes".*.out
+cat "$notes".*.err >&2
+rm -f "$notes".*
 """
     return sections
+
+
+def _share(number: int, jobs: Sequence[str]) -> str:
+    """Make the shell text that submits some of the jobs, beside whoever submits others."""
+    return f"""ask > "$notes.{number}.out" 2> "$notes.{number}.err" <<'.' &
+{"".join(jobs)}.
+"""
 
 
 def _any_of(signs: Sequence[str]) -> str:
@@ -226,8 +259,9 @@ class Trace:
 
 
 def recover(spool: str, tokens: Iterable[str]) -> str:
-    """Look for traces of submissions in sandboxes."""
+    """Look for traces of submissions in sandboxes; what else a program left behind that was cut off is removed."""
     return f"""cd {quote(spool)} || exit {NO_SPOOL}
+find . ! -name . \\( ! -name '{_NOTES}*' -o -mtime -1 \\) -prune -o -exec rm -f {{}} +
 host=$(uname -n) now=$(date +%s)
 while IFS= read -r token; do
   own=$token/{RESERVED}

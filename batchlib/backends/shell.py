@@ -69,6 +69,11 @@ class ShellBackend(BatchSystem):
         """Tell the job script how long to wait between asking processes to end and killing them."""
         return {"grace": _GRACE}
 
+    @property
+    def submissions_at_a_time(self) -> int:
+        """Start one after the other: each counts the cores that the ones before it left."""
+        return 1
+
     def submit_prelude(self) -> str:
         """Define how to start a job, and count the cores that are taken."""
         cores = self.settings.max_cores or '"$(getconf _NPROCESSORS_ONLN)"'

@@ -163,6 +163,8 @@ def _send(system: BatchSystem, units: Sequence[Unit], spool: str, way: cache.Way
         prelude=system.submit_prelude(),
         limit=system.limit if system.clients_hang else "limit=",
         unpacked=staging.arrived,
+        at_a_time=system.submissions_at_a_time,
+        a_second=system.settings.submissions_a_second,
     )
     scripts = [(unit, system.script(unit.apps[0], unit.token, spool, unit.array)) for unit in units]
     packing = _Packing(staging)

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         def _send_eof(self) -> Message | None: ...
         def _wait_for_send_window(self, size: int) -> int: ...
         def _check_add_window(self, n: int) -> int: ...
+        def _event_pending(self) -> None: ...
 
     class _Transport(paramiko.Transport):
         _channel_handler_table: ClassVar[dict[int, Callable[[Channel, Message], None]]]
@@ -73,25 +74,24 @@ class SafeChannel(_Channel):
     transport: SafeTransport
     #: Why the server refused to open the channel.
     refusal: paramiko.ChannelException | None
-    #: Whether it refused to run a command.
-    start_refused: bool
     _sending: threading.Lock
     _last_words: collections.deque[Message]
 
     def make_safe(self) -> None:
         """Set up what a channel made by paramiko lacks."""
         self.refusal = None
-        self.start_refused = False
         self._sending = threading.Lock()
         self._last_words = collections.deque()
 
-    def start(self, command: bytes) -> None:
-        """Ask the server to run a command; whether it did shows in what comes back, or in `start_refused`.
+    def start(self, command: bytes, timeout: float) -> None:
+        """Ask the server to run a command.
 
         Raises
         ------
-        paramiko.SSHException, EOFError, OSError
-            The connection broke.
+        TimeoutError
+            It did not answer in time.
+        paramiko.SSHException
+            It refused, or the connection broke.
         """
         message = Message()
         message.add_byte(cMSG_CHANNEL_REQUEST)
@@ -99,8 +99,12 @@ class SafeChannel(_Channel):
         message.add_string("exec")
         message.add_boolean(True)
         message.add_string(command)
-        # what the command is to read may follow at once: the server takes one thing after the other
+        self._event_pending()
         self._emit(lambda: () if self.closed else (message,))
+        if not self.event.wait(timeout):
+            raise TimeoutError
+        if not self.event_ready:
+            raise paramiko.SSHException("the server did not start the command")
 
     def notify(self, event: threading.Event) -> None:
         """Have `event` set whenever there is something to read or the channel ends."""
@@ -198,7 +202,6 @@ class SafeChannel(_Channel):
     def request_refused(self) -> None:
         """Give the channel up because the server refused what was asked, in the transport's thread."""
         with self.lock:
-            self.start_refused = True
             self._say_last(self._close_internal())
         self._flush()
 

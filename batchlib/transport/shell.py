@@ -104,18 +104,28 @@ class Shell:
         self._number = 0
         self._buffers = {STDOUT: bytearray(), STDERR: bytearray()}
         self.usable = True
-        deadline = time.monotonic() + timeout
         token = self._token.encode()
         try:
             # whatever start files printed comes before the token and is dropped
-            (_noise, pid), _ = self._until(token + b" ", token + b"\n", deadline)
+            (_noise, pid), _ = self._until(token + b" ", token + b"\n", timeout)
         except BaseException:
             self.close()
             raise
         self.pid = int(pid)
 
-    def run(self, program: str, data: bytes, timeout: float) -> Completed:
+    def run(self, program: str, data: bytes, timeout: float, *, idle: bool = False) -> Completed:
         """Run `program` and return its answer.
+
+        Parameters
+        ----------
+        program : str
+            Shell text.
+        data : bytes
+            Its standard input.
+        timeout : float
+            Seconds that it may take.
+        idle : bool
+            These seconds start anew whenever something comes.
 
         Raises
         ------
@@ -128,14 +138,13 @@ class Shell:
         text = _sealed(program, self._token)
         message = b"%d %d %d\n%b%b" % (self._number, len(text), len(data), text, data + b"\n" if data else b"")
         token = f"\n{self._token} {self._number}".encode()
-        deadline = time.monotonic() + timeout
         try:
             if len(message) <= _INLINE:
                 self._pipe.write(message)
-                answer = self._until(token + b" ", token + b"\n", deadline)
+                answer = self._until(token + b" ", token + b"\n", timeout, idle)
             else:
                 with _Writer(self._pipe, [message], close_stdin=False):
-                    answer = self._until(token + b" ", token + b"\n", deadline)
+                    answer = self._until(token + b" ", token + b"\n", timeout, idle)
         except BaseException:
             self.close()
             raise
@@ -160,12 +169,13 @@ class Shell:
         self._pipe.close()
 
     def _until(
-        self, out_mark: bytes, err_mark: bytes, deadline: float
+        self, out_mark: bytes, err_mark: bytes, timeout: float, idle: bool = False
     ) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
         """Wait for both marks; give what came before each and the rest of the mark's own line."""
         marks = {STDOUT: out_mark, STDERR: err_mark}
         found: dict[int, tuple[bytes, bytes]] = {}
         searched = {STDOUT: 0, STDERR: 0}
+        deadline = time.monotonic() + timeout
         while True:
             for stream in marks.keys() - found.keys():
                 answer = _take(self._buffers[stream], marks[stream], searched[stream])
@@ -175,15 +185,17 @@ class Shell:
                     searched[stream] = max(0, len(self._buffers[stream]) - len(marks[stream]))
             if len(found) == 2:
                 return found[STDOUT], found[STDERR]
-            self._receive(deadline)
+            if self._receive(deadline) and idle:
+                deadline = time.monotonic() + timeout
 
-    def _receive(self, deadline: float) -> None:
+    def _receive(self, deadline: float) -> bool:
+        """Take in what comes next; tell whether anything did."""
         left = deadline - time.monotonic()
         got = self._pipe.read(left) if left > 0 else None
         if got is None:
             if deadline - time.monotonic() <= 0:
                 raise TransportTimeout(f"no answer from {self._name} in time")
-            return
+            return False
         stream, chunk = got
         if not chunk:
             said = bytes(self._buffers[STDERR][-300:]).decode("utf-8", "replace").strip()
@@ -191,6 +203,7 @@ class Shell:
         self._buffers[stream] += chunk
         if len(self._buffers[stream]) > MAX_OUTPUT:
             raise TransportError(f"a program on {self._name} printed more than {MAX_OUTPUT >> 20} MiB; given up")
+        return True
 
 
 class Stream:

@@ -68,7 +68,7 @@ class Connection:
         return self._transport.is_active()
 
     def open(self, command: str) -> Pipe:
-        """Start a program, without waiting for the server to say so: the pipe tells when it refused.
+        """Start a program.
 
         Raises
         ------
@@ -81,8 +81,13 @@ class Connection:
         with contextlib.ExitStack() as undo:
             undo.callback(self.end_session, channel)
             try:
-                channel.start(command.encode("utf-8", "surrogateescape"))
+                channel.start(command.encode("utf-8", "surrogateescape"), self.settings.timeout)
+            except TimeoutError:
+                self._give_up("did not answer")
+                raise ConnectionLost(f"{self.target} did not answer when a program was started") from None
             except (paramiko.SSHException, EOFError, OSError) as error:
+                if self.alive:
+                    raise ConnectionFailed(f"{self.target} refused to start a program") from error
                 raise ConnectionLost(f"the connection to {self.target} broke when a program was started") from error
             undo.pop_all()
         return ChannelPipe(self, channel)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import paramiko
 
-from ..errors import ConnectionFailed, ConnectionLost
+from ..errors import ConnectionLost
 from .base import STDERR, STDOUT, Pipe
 from .paramiko_safe import SafeChannel
 
@@ -132,13 +132,7 @@ class ChannelPipe(Pipe):
                 self._channel.shutdown_write()
 
     def read(self, timeout: float) -> tuple[int, bytes] | None:
-        """Wait for output.
-
-        Raises
-        ------
-        ConnectionFailed
-            The server refused to start the program.
-        """
+        """Wait for output."""
         deadline = time.monotonic() + timeout
         while self._open:
             self._news.clear()
@@ -158,8 +152,6 @@ class ChannelPipe(Pipe):
                 receive = self._channel.recv if stream == STDOUT else self._channel.recv_stderr
                 # all that is there: taking a part of a large buffer moves the rest
                 return stream, receive(len(buffer))
-        if ended and not forked and self._channel.start_refused:
-            raise ConnectionFailed(f"{self._connection.target} refused to start a program")
         if ended:
             stream, _ = self._open.popitem()
             return stream, b""

@@ -159,7 +159,14 @@ class Frontend:
         self.command.chmod(0o755)
 
     def submit(
-        self, tokens: Sequence[str], outer: str = "", kept: str = "", prelude: str = "", **variables: str
+        self,
+        tokens: Sequence[str],
+        outer: str = "",
+        kept: str = "",
+        prelude: str = "",
+        at_a_time: int = 1,
+        a_second: int | None = None,
+        **variables: str,
     ) -> dict[str, Completed]:
         made = programs.submit(
             str(self.spool),
@@ -168,10 +175,15 @@ class Frontend:
             kept=kept,
             give_up=["down for now", 'it\'s "late"'],
             prelude=prelude,
+            at_a_time=at_a_time,
+            a_second=a_second,
         )
         answer = run(self.shell, made.text, self.sandboxes(tokens), **variables)
         assert answer.exitcode == 0, answer.err
-        return made.split(answer)
+        found = made.split(answer)
+        # a sign of life for each that was asked, before all answers
+        assert found.pop("asked").out == "." * len(found)
+        return found
 
     @staticmethod
     def sandboxes(tokens: Sequence[str]) -> bytes:
@@ -226,6 +238,48 @@ def test_the_program_stops_where_asking_on_is_of_no_use(frontend: Frontend, said
     assert len(frontend.calls.read_text().splitlines()) == 2
     # nobody was asked about the others, and so nothing is left of them
     assert frontend.kept() <= set(tokens[:2])
+
+
+def test_several_at_a_time_spoil_no_answer(frontend: Frontend) -> None:
+    # long enough for what is written to a pipe in one go to be cut
+    frontend.behave('i=0; while [ $i -lt 400 ]; do echo "${PWD##*/} $i"; i=$((i + 1)); done; echo "err ${PWD##*/}" >&2')
+    tokens = new_tokens(11)
+    found = frontend.submit(tokens, at_a_time=4)
+    for token in tokens:
+        said = "".join(f"{token} {number}\n" for number in range(400))
+        assert (found[token].exitcode, found[token].out, found[token].err) == (0, said, f"err {token}\n")
+        assert (frontend.spool / token / ".batchlib/answer").read_text() == f"0\n{said}"
+    assert frontend.kept() == set(tokens)
+
+
+def test_as_many_as_allowed_are_asked_for_at_a_time(frontend: Frontend) -> None:
+    # each waits until four have come: with fewer at a time the first ones would wait in vain
+    frontend.behave(
+        'echo >> "${0%/*}/here"; i=0; while [ $(wc -l < "${0%/*}/here") -lt 4 ] && [ $i -lt 500 ]; do '
+        "i=$((i + 1)); sleep 0.02; done; echo $i"
+    )
+    found = frontend.submit(new_tokens(4), at_a_time=4)
+    assert all(int(answer.out) < 500 for answer in found.values())
+
+
+def test_of_several_at_a_time_all_stop_where_asking_on_is_of_no_use(frontend: Frontend) -> None:
+    tokens = new_tokens(40)
+    frontend.behave("echo down for now >&2; exit 1")
+    found = frontend.submit(tokens, at_a_time=4)
+    assert 1 <= len(found) <= 4
+    assert len(frontend.calls.read_text().splitlines()) == len(found)
+    assert frontend.kept() == set()
+
+
+def test_no_more_are_asked_for_in_a_second_than_allowed(frontend: Frontend, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sleep").write_text(f'#!/bin/sh\necho "sleep $*" >> {shlex.quote(str(frontend.calls))}\n')
+    (tmp_path / "bin/sleep").chmod(0o755)
+    frontend.behave("echo job")
+    found = frontend.submit(new_tokens(7), a_second=3, PATH=f"{tmp_path}/bin:{os.environ['PATH']}")
+    assert len(found) == 7
+    calls = [line.split()[0] == "sleep" for line in frontend.calls.read_text().splitlines()]
+    assert calls == [False, False, True, False, False, False, True, False, False]
 
 
 @pytest.mark.parametrize("end", ["kill -TERM $$", "kill -9 $$", "echo job; exit 3"])
@@ -314,6 +368,35 @@ def test_a_submission_that_still_runs_is_seen(frontend: Frontend) -> None:
         (own / "asked").write_text(other)
         found = traces(frontend, [token])[token]
         assert (found.asked, found.submitter_alive) == (True, False)
+
+
+def test_a_submission_is_alive_for_as_long_as_the_process_that_asks(frontend: Frontend) -> None:
+    frontend.behave("exit 0")
+    [token] = new_tokens(1)
+    # through a shell that lives on after the submission, as a connection's does
+    made = programs.submit(str(frontend.spool), [(token, str(frontend.command))], outer="", kept="", give_up=[])
+    look = programs.recover(str(frontend.spool), [token])
+    text = f"( {made.text} ) >/dev/null 2>&1\n{look}"
+    found = programs.parse_recover(run(frontend.shell, text, frontend.sandboxes([token])))[token]
+    assert (found.asked, found.submitter_alive) == (True, False)
+    [token] = new_tokens(1)
+    frontend.behave(f"{frontend.shell} -c {shlex.quote(programs.recover(str(frontend.spool), [token]))}")
+    asked = frontend.submit([token])[token]
+    assert programs.parse_recover(asked)[token].submitter_alive
+
+
+def test_what_a_program_left_that_was_cut_off_is_removed_after_a_while(frontend: Frontend) -> None:
+    old, new = (frontend.spool / f".asking.{name}" for name in ("old.0.out", "new.0.out"))
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (1, 1))
+    [token] = new_tokens(1)
+    (frontend.spool / token / ".batchlib").mkdir(parents=True)
+    (frontend.spool / token / ".asking.of the user").touch()
+    os.utime(frontend.spool / token / ".asking.of the user", (1, 1))
+    traces(frontend, [token])
+    assert frontend.kept() == {new.name, token}
+    assert (frontend.spool / token / ".asking.of the user").exists()
 
 
 def test_a_spool_directory_that_is_gone_proves_nothing(frontend: Frontend) -> None:
