@@ -206,9 +206,7 @@ class BatchSystem(NativeSystem):
             return answers
         jobs = {app: self.job(app) for app in live}
         try:
-            rows = self.parse_queue(self.ask(self.queue_command(list(jobs.values()))))
-            gone = [app for app in live if not _is_live(_row_of(rows, jobs[app]))]
-            statuses, records = self._evidence([jobs[app] for app in gone]) if gone else ({}, {})
+            rows, statuses, records = self._look(list(jobs.values()))
         except BatchlibError as error:
             # no answer is no evidence: states stay as they are
             return answers | dict.fromkeys(live, self.tell(error))
@@ -217,19 +215,46 @@ class BatchSystem(NativeSystem):
             self._update(app, _row_of(rows, job), _row_of(records, job), statuses.get(job.token))
         return answers
 
-    def _evidence(self, jobs: Sequence[Job]) -> tuple[dict[str, sandbox.Status], Mapping[str, JobRow]]:
-        """Ask for the status files and accounting records of jobs that the queue does not show as live."""
-        asked = {"status": sandbox.status_program(programs.quote(self.spool), [job.token for job in jobs])}
-        command = self.accounting_command(jobs)
-        if command is not None:
-            asked["accounting"] = command
-        parts = self.ask_all(asked)
+    def _look(
+        self, jobs: Sequence[Job]
+    ) -> tuple[Mapping[str, JobRow], Mapping[str, sandbox.Status], Mapping[str, JobRow]]:
+        """Ask for the listing; then, for jobs that it does not show as live, for status files and accounting records.
+
+        Of a few jobs the status files are looked at together with the listing, and the accounting where there are any.
+        """
+        few = len(jobs) <= self.few
+        sections = programs.Sections()
+        sections.add("queue", self.queue_command(jobs))
+        accounting = few and self._ask_evidence(sections, jobs, only_with_status=True)
+        parts = sections.split(self.ask(sections.text))
+        rows = self.parse_queue(programs.section(parts, "queue"))
+        gone = [job for job in jobs if not _is_live(_row_of(rows, job))]
+        if not gone:
+            return rows, {}, {}
+        if not few or (accounting and "accounting" not in parts):
+            sections = programs.Sections()
+            self._ask_evidence(sections, gone)
+            parts = sections.split(self.ask(sections.text))
         records: Mapping[str, JobRow] = {}
         if "accounting" in parts:
             # accounting that is down or late is no evidence; the status files may be
             with contextlib.suppress(SystemUnavailable):
                 records = self.parse_accounting(parts["accounting"])
-        return sandbox.statuses(parts["status"].out), records
+        return rows, sandbox.statuses(programs.section(parts, "status").out), records
+
+    def _ask_evidence(
+        self, sections: programs.Sections, jobs: Sequence[Job], *, only_with_status: bool = False
+    ) -> bool:
+        """Add what asks for status files and accounting records; tell whether there is any accounting to ask."""
+        status = sandbox.status_program(programs.quote(self.spool), [job.token for job in jobs])
+        sections.text += f"found=$(\n{status})\n"
+        sections.add("status", "printf '%s\\n' \"$found\"")
+        command = self.accounting_command(jobs)
+        if command is not None:
+            sections.text += 'if [ -n "$found" ]; then\n' if only_with_status else "if :; then\n"
+            sections.add("accounting", command)
+            sections.text += "fi\n"
+        return command is not None
 
     def _update(
         self, app: Application, row: JobRow | None, record: JobRow | None, status: sandbox.Status | None

@@ -108,6 +108,9 @@ class NativeSystem(Backend):
     clients_hang: ClassVar[bool] = False
     #: Submit commands that run at a time unless the configuration says otherwise.
     submit_commands: ClassVar[int] = 1
+    #: Jobs of which the status files may be looked at each time that the queue is. Their accounting is then asked for
+    #: all of them as soon as one has a status, so it has to be cheap.
+    few: ClassVar[int] = 0
     #: Exit codes of a job script that tell the batch system to do something: it ends with 1 instead of these.
     reserved_codes: ClassVar[tuple[int, ...]] = ()
     #: What an application may ask for and the batch system has nothing like: a sentence for each such field.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Names of files fetched with one command line.
 _NAMES_AT_ONCE = 4000
+#: So many names are first looked at whether they hold no more than so many bytes.
+_FEW, _SMALL = 256, 1 << 20
 
 
 def collect(
@@ -87,18 +89,30 @@ def _fetch(
         info = path.stat()
         return overwrite or (changed_only and (info.st_size != size or int(info.st_mtime) != int(mtime)))
 
-    program = programs.collect(system.spool, [name for found in names.values() for name in found])
-    with system.transport.receive(program, idle_timeout=system.settings.timeout) as incoming:
+    def take(chunks: Iterable[bytes]) -> None:
+        unpack(events.counted(system.transport, chunks, name=f"outputs of {len(names)} jobs"), place, wanted=wanted)
+
+    gone = SpoolDirectoryError(f"the spool directory {system.spool} is gone", resource=system.name)
+    listed = [name for found in names.values() for name in found]
+    if len(listed) <= _FEW:
+        # a stream of its own costs two round trips more than what comes through a shell
+        answer = system.ask(programs.collect_small(system.spool, listed, _SMALL))
+        if answer.exitcode == programs.NO_SPOOL:
+            raise gone
+        if answer.exitcode != programs.TOO_LARGE and len(answer.stdout) <= _SMALL:
+            take([answer.stdout])
+            return came
+    with system.transport.receive(
+        programs.collect(system.spool, listed), idle_timeout=system.settings.timeout
+    ) as incoming:
         try:
-            unpack(
-                events.counted(system.transport, incoming, name=f"outputs of {len(names)} jobs"), place, wanted=wanted
-            )
+            take(incoming)
         finally:
             # tar's exit code tells of files that are missing, which we see ourselves; but it has to have ended
             for _rest in incoming:
                 pass
             if incoming.result.exitcode == programs.NO_SPOOL:
-                raise SpoolDirectoryError(f"the spool directory {system.spool} is gone", resource=system.name)
+                raise gone
     return came
 
 

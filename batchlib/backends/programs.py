@@ -25,6 +25,7 @@ CLEAN = "export LC_ALL=C TZ=UTC\n"
 #: Exit codes of our own programs, apart from those of the tools.
 NO_SPOOL = 96
 UNPACKING_FAILED = 97
+TOO_LARGE = 98
 
 #: What a shell says of a submit command that died of a signal: it may have been done with asking.
 KILLED = tuple(128 + signal for signal in (1, 2, 6, 9, 11, 13, 15))
@@ -334,5 +335,19 @@ def parse_abandon(answer: Completed) -> set[str]:
 
 def collect(spool: str, names: Iterable[str]) -> str:
     """Send files as a tar archive; those that do not exist are left out."""
-    words = " ".join(quote(name) for name in names)
-    return f"{CLEAN}cd {quote(spool)} || exit {NO_SPOOL}\ntar -cf - -- {words}\n"
+    return f"{CLEAN}cd {quote(spool)} || exit {NO_SPOOL}\ntar -cf - -- {_words(names)}\n"
+
+
+def collect_small(spool: str, names: Iterable[str], size: int) -> str:
+    """Send files as `collect` does, unless they are larger than some bytes together: then the answer is cut off."""
+    return f"""cd {quote(spool)} || exit {NO_SPOOL}
+set -- {_words(names)}
+used=$(du -sk -- "$@" | awk '{{ sum += $1 }} END {{ print sum + 0 }}')
+[ "$used" -le {size >> 10} ] || exit {TOO_LARGE}
+# what a file holds may be more than the room that it takes
+tar -cf - -- "$@" | head -c {size + 1}
+"""
+
+
+def _words(names: Iterable[str]) -> str:
+    return " ".join(map(quote, names))

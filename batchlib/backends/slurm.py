@@ -67,6 +67,7 @@ class SlurmBackend(BatchSystem):
     name_length = 100
     # measured: one after the other 255 a second, four at a time 470, eight at a time 500
     submit_commands = 4
+    few = 100
     capacity_submit = (
         "AssocMaxSubmitJobLimit",
         "AssocGrpSubmitJobsLimit",
