@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+import attrs
 import pytest
 
 from batchlib import Application, Reason, State
@@ -101,7 +102,10 @@ def _exports(slurm: SlurmCluster) -> str:
 
 @pytest.mark.parametrize("count", [1, 100])
 def test_hundred_jobs_cost_no_more_round_trips_than_one(cluster: SlurmBackend, tmp_path: Path, count: int) -> None:
-    assert round_trips(cluster, tmp_path, count) == RoundTrips(submit=1, look=2, fetch=1, free=1)
+    trips = round_trips(cluster, tmp_path, count)
+    # a second look is only for what had ended and left no status behind that the first one saw
+    assert trips.look in (1, 2)
+    assert attrs.evolve(trips, look=1) == RoundTrips(submit=1, look=1, fetch=1, free=1)
 
 
 def test_output_can_be_read_while_the_job_runs(cluster: SlurmBackend, tmp_path: Path) -> None:
