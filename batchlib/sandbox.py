@@ -266,7 +266,8 @@ def parse_status(text: str) -> Status | None:
         host=found.get("host", ""),
         started=whole_number(found.get("started")),
         ended=whole_number(found.get("ended")),
-        cpu_time=_cpu_time(found.get("times", "")),
+        # what the shell itself used, and, on the next line, what its children did
+        cpu_time=_cpu_time("".join(text.partition("\ntimes=\n")[2].split("\n")[1:2])),
     )
 
 

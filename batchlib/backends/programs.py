@@ -175,7 +175,7 @@ tar -xpf - || exit {UNPACKING_FAILED}
 {limit}
 host=$(uname -n)
 notes={_NOTES}{sections.mark}
-ask() {{
+ask() {{ # number
   # the process that asks is this one, whatever $$ says
   asking=$(exec /bin/sh -c 'echo "$PPID"') count=0
   while IFS=' ' read -r token command; do
@@ -183,16 +183,16 @@ ask() {{
     {pace}
     own=$token/{RESERVED}
     printf '%s %s\n' "$asking" "$host" > "$own/asked" || continue
-    answer=$(cd "$token" && eval "$limit $command {RESERVED}/script" 2>{RESERVED}/submit.err </dev/null)
+    answer=$(cd "$token" && eval "$limit $command {RESERVED}/script" 2>"../$notes.$1.said" </dev/null)
     code=$?
     printf '%s\n%s\n' "$code" "$answer" > "$own/answer"
     printf '%s\n' "$answer"
-    if [ -s "$own/submit.err" ]; then cat "$own/submit.err" >&2; fi
+    if [ -s "$notes.$1.said" ]; then cat "$notes.$1.said" >&2; fi
     {sections.end('"$token"', '"$code"')}
     # a sign of life: what is said here is not shown before all have been asked
     printf . >&3
     case $code in 0) continue ;; {"|".join(map(str, KILLED))}) : > "$notes.stop"; continue ;; esac
-    case $answer$(cat "$own/submit.err") in
+    case $answer$(cat "$notes.$1.said") in
       {_any_of(unclear)}) : > "$notes.stop"; continue ;;
       {_any_of(give_up)}) : > "$notes.stop" ;;
     esac
@@ -212,7 +212,7 @@ rm -f "$notes".*
 
 def _share(number: int, jobs: Sequence[str]) -> str:
     """Make the shell text that submits some of the jobs, beside whoever submits others."""
-    return f"""ask > "$notes.{number}.out" 2> "$notes.{number}.err" <<'.' &
+    return f"""ask {number} > "$notes.{number}.out" 2> "$notes.{number}.err" <<'.' &
 {"".join(jobs)}.
 """
 
