@@ -210,9 +210,15 @@ class BatchSystem(NativeSystem):
         except BatchlibError as error:
             # no answer is no evidence: states stay as they are
             return answers | dict.fromkeys(live, self.tell(error))
-        for app in live:
-            job = jobs[app]
-            self._update(app, _row_of(rows, job), _row_of(records, job), statuses.get(job.token))
+        before, self._judged = self._judged, {}
+        for app, job in jobs.items():
+            row = rows.get(job.jobid)
+            known = before.get(job.jobid)
+            if known is None or known[0] is not row or known[1] is not app.execution or known[2] is not known[1].state:
+                row = _row_of(rows, job)
+                self._update(app, row, _row_of(records, job), statuses.get(job.token))
+            if row is not None and not row.state.final:
+                self._judged[job.jobid] = (row, app.execution, app.execution.state)
         return answers
 
     def _look(
@@ -228,7 +234,8 @@ class BatchSystem(NativeSystem):
         accounting = few and self._ask_evidence(sections, jobs, only_with_status=True)
         parts = sections.split(self.ask(sections.text))
         rows = self.parse_queue(programs.section(parts, "queue"))
-        gone = [job for job in jobs if not _is_live(_row_of(rows, job))]
+        same = {jobid for jobid, (row, _run, _state) in self._judged.items() if rows.get(jobid) is row}
+        gone = [job for job in jobs if job.jobid not in same and not _is_live(_row_of(rows, job))]
         if not gone:
             return rows, {}, {}
         if not few or (accounting and "accounting" not in parts):
@@ -240,7 +247,10 @@ class BatchSystem(NativeSystem):
             # accounting that is down or late is no evidence; the status files may be
             with contextlib.suppress(SystemUnavailable):
                 records = self.parse_accounting(parts["accounting"])
-        return rows, sandbox.statuses(programs.section(parts, "status").out), records
+        statuses = sandbox.statuses(programs.section(parts, "status").out)
+        # of the others it says nothing: one that was started again has the status of its last run for a while
+        statuses = {job.token: statuses[job.token] for job in gone if job.token in statuses}
+        return rows, statuses, {job.jobid: records[job.jobid] for job in gone if job.jobid in records}
 
     def _ask_evidence(
         self, sections: programs.Sections, jobs: Sequence[Job], *, only_with_status: bool = False

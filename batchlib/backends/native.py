@@ -26,7 +26,7 @@ from ..errors import (
     TransportError,
     UnsupportedOperation,
 )
-from ..run import NativeDependency
+from ..run import NativeDependency, Run, State
 from ..transport.shell import Completed
 from ..transport.transport import Transport, remote_file_error
 from . import control, programs
@@ -138,6 +138,9 @@ class NativeSystem(Backend):
         self._spool: str | None = None
         self._user = ""
         self._uid = ""
+        #: Rows of live jobs that were judged the last time, with what they were judged for and to be: where none of
+        #: the three has changed, there is nothing to judge.
+        self._judged: dict[str, tuple[JobRow, Run, State]] = {}
         #: Seconds that the frontend's clock is ahead of ours.
         self.clock_skew = 0.0
 

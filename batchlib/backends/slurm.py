@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar
 
 from ..quantity import Memory, whole_number
@@ -90,6 +91,8 @@ class SlurmBackend(BatchSystem):
     )
 
     _accounting_works = True
+    #: The last listing: its lines, and what they mean.
+    _lines: Mapping[str, JobRow] = MappingProxyType({})
 
     def queue_command(self, jobs: Sequence[Job]) -> str:
         """List the user's jobs, ended ones too: by user costs a fifth of what a thousand ids cost."""
@@ -99,7 +102,14 @@ class SlurmBackend(BatchSystem):
     def parse_queue(self, answer: Completed) -> dict[str, JobRow]:
         """Read squeue's listing."""
         self.check_listing(answer, "squeue", complete=not _COMPLAINT.search(answer.err))
-        return {row.jobid: row for row in map(parse_queue_line, answer.out.split("\n")) if row is not None}
+        lines: dict[str, JobRow] = {}
+        for line in answer.out.split("\n"):
+            # most are the same as the last time
+            row = self._lines.get(line) or parse_queue_line(line)
+            if row is not None:
+                lines[line] = row
+        self._lines = lines
+        return {row.jobid: row for row in lines.values()}
 
     def accounting_command(self, jobs: Sequence[Job]) -> str | None:
         """Ask sacct for jobs; nothing once it has said that accounting is off."""
