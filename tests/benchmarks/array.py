@@ -31,7 +31,7 @@ from tests.benchmarks.frontend import FrontEnd, reached, slurm_cluster, table
 PARTS = ("submit", "poll", "collect")
 COMMAND = "cat in.txt > out.txt"
 #: What a node would have left in the directory of an element.
-STAND_IN = "for d in [0-9]*/; do ( cd $d && cat in.txt > out.txt && : > stdout.txt && : > stderr.txt ); done"
+STAND_IN = "for d in [0-9]*/; do ( cd $d && cat in.txt > out.txt && : > stdout.txt ); done"
 POLL = 0.25
 
 Times = dict[str, float]
@@ -51,7 +51,9 @@ def by_hand(frontend: FrontEnd, work: Path, elements: int, held: bool) -> Times:
     for index in range(elements):
         (work / "in" / str(index)).mkdir(parents=True)
         (work / "in" / str(index) / "in.txt").write_text(f"{index}\n")
-    (work / "in/script").write_text(f"#!/bin/sh\n#SBATCH --output=/dev/null\ncd $SLURM_ARRAY_TASK_ID && {COMMAND}\n")
+    (work / "in/script").write_text(
+        f"#!/bin/sh\n#SBATCH --output=%a/stdout.txt\ncd $SLURM_ARRAY_TASK_ID && {COMMAND}\n"
+    )
     ssh = frontend.ssh(work)
     subprocess.run([*ssh, "true"], check=True)
     hold = "--hold" if held else ""
@@ -71,7 +73,7 @@ def by_hand(frontend: FrontEnd, work: Path, elements: int, held: bool) -> Times:
         time.sleep(POLL)
     (work / "out").mkdir()
     with timed(times, "collect"):
-        fetch = "cd by-hand && tar cf - */out.txt"
+        fetch = "cd by-hand && tar cf - */out.txt */stdout.txt"
         with subprocess.Popen([*ssh, fetch], stdout=subprocess.PIPE) as remote:
             subprocess.run(["tar", "xf", "-", "-C", str(work / "out")], stdin=remote.stdout, check=True)
     subprocess.run([*ssh, "rm -rf by-hand"], check=True)

@@ -485,6 +485,31 @@ def test_outputs_that_exist_are_sent(tmp_path: Path, shell: str) -> None:
     assert run(shell, programs.collect(str(tmp_path / "gone"), ["x"])).exitcode == programs.NO_SPOOL
 
 
+def test_small_outputs_are_sent_as_large_ones_would_be(tmp_path: Path, shell: str) -> None:
+    (tmp_path / "b1/tree").mkdir(parents=True)
+    (tmp_path / "b1/a b").write_text("1")
+    (tmp_path / "b1/tree/-x").write_text("2")
+    names = ["b1/a b", "b1/missing", "b1/tree"]
+    small = run(shell, programs.collect_small(str(tmp_path), names, 1 << 20))
+    assert small.exitcode == 0
+    assert small.stdout == run(shell, programs.collect(str(tmp_path), names)).stdout
+    assert run(shell, programs.collect_small(str(tmp_path / "gone"), names, 1)).exitcode == programs.NO_SPOOL
+
+
+def test_large_outputs_are_not_sent_as_small_ones(tmp_path: Path, shell: str) -> None:
+    (tmp_path / "large").write_bytes(b"x" * (200 << 10))
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/large").write_bytes(b"x" * (200 << 10))
+    for name in ("large", "tree"):
+        answer = run(shell, programs.collect_small(str(tmp_path), [name], 100 << 10))
+        assert (answer.exitcode, answer.stdout) == (programs.TOO_LARGE, b"")
+    # a file with a hole takes no room, and is large all the same
+    with (tmp_path / "hole").open("wb") as file:
+        file.truncate(64 << 20)
+    answer = run(shell, programs.collect_small(str(tmp_path), ["hole"], 100 << 10))
+    assert len(answer.stdout) == (100 << 10) + 1
+
+
 def test_entries_carry_the_script_as_it_is() -> None:
     script = "#!/bin/sh\n\udcff"
     [entry] = [entry for entry in sandbox.root_entries("b" * 16, script) if entry.name.endswith("script")]

@@ -24,7 +24,8 @@ from batchlib.backends.slurm_text import (
     pending_state,
 )
 from batchlib.errors import CommandNotFound, SubmissionRefused, SubmissionUnclear, SystemUnavailable
-from batchlib.run import Reason, State
+from batchlib.run import Reason, Run, State
+from batchlib.sandbox import new_token
 from batchlib.transport.shell import Completed
 
 #: Table of native states: long name, short name, meaning.
@@ -456,3 +457,38 @@ def test_the_script_starts_with_its_interpreter() -> None:
     ]
     first_command = next(number for number, line in enumerate(lines[1:], 1) if not line.startswith("#"))
     assert max(directives) < first_command
+
+
+# --- listings that change little ------------------------------------------------------------------------------------
+
+
+def test_what_did_not_change_is_not_judged_again_and_what_did_is(tmp_path: Path) -> None:
+    listing, squeue = tmp_path / "listing", tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\ncat {listing}\n")
+    squeue.chmod(0o755)
+    backend = SlurmBackend("lab", spooldir=str(tmp_path / "spool"), squeue=str(squeue))
+    apps = []
+    for number in range(150):
+        app = Application(["true"])
+        app.execution.jobid, app.execution.token = str(number), new_token()
+        app.set_state(State.QUEUED)
+        apps.append(app)
+
+    def look(**changed: str) -> list[State]:
+        listing.write_text(
+            "".join(f"{n}|{changed.get(f'n{n}', 'PENDING')}|N/A||1795178184|None|name\n" for n in range(150))
+        )
+        assert not any(backend.update_job_states(apps).values())
+        return [app.execution.state for app in apps]
+
+    assert set(look()) == {State.QUEUED}
+    rows = [entry[0] for entry in backend._judged.values()]
+    assert look(n7="RUNNING")[6:9] == [State.QUEUED, State.RUNNING, State.QUEUED]
+    now = [entry[0] for entry in backend._judged.values()]
+    assert [n for n in range(150) if now[n] is not rows[n]] == [7]
+    # somebody else changed what is believed: the listing is right, although it is the same as before
+    apps[3].execution.state = State.HELD
+    apps[4].execution = Run(State.HELD, jobid="4", token=apps[4].execution.token)
+    assert look(n7="RUNNING")[3:8] == [State.QUEUED] * 4 + [State.RUNNING]
+    assert look()[7] is State.REQUEUED
+    backend.close()

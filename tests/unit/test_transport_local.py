@@ -26,7 +26,7 @@ from batchlib.errors import (
     TransportTimeout,
 )
 from batchlib.transport import shell
-from batchlib.transport.base import STDERR, STDOUT
+from batchlib.transport.base import STDERR, STDOUT, Pipe
 from batchlib.transport.local import LocalCarrier, LocalTransport
 
 ODD_NAMES = [
@@ -111,6 +111,51 @@ def test_input_of_any_length(transport: LocalTransport, size: int) -> None:
     with transport.receive("cat", data=data) as incoming:
         assert b"".join(incoming) == data
         assert incoming.result.exitcode == 0
+
+
+def test_small_input_needs_no_stream_of_its_own_where_a_shell_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    with LocalTransport() as transport:
+        opened: list[str] = []
+        start = transport.carrier.open
+
+        def note(command: str) -> Pipe:
+            opened.append(command)
+            return start(command)
+
+        monkeypatch.setattr(transport.carrier, "open", note)
+        assert transport.send("cat", [b"before any shell"]).stdout == b"before any shell"
+        assert transport.run("echo").out == "\n"
+        assert len(opened) == 2
+        for data in (b"", b"small", b"x" * 200_000):
+            trips = transport.round_trips
+            assert transport.send("cat; exit 3", [data]) == shell.Completed(3, data, b"")
+            assert transport.round_trips == trips + 1
+        assert len(opened) == 2
+        assert transport.send("cat", [b"x" * 300_000]).stdout == b"x" * 300_000
+        assert len(opened) == 3
+
+
+def test_input_that_fails_while_it_is_made_is_not_sent(tmp_path: Path) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"some"
+        raise DataStagingError("no more")
+
+    with LocalTransport() as transport:
+        transport.run("true")
+        with pytest.raises(DataStagingError):
+            transport.send(f"touch {tmp_path}/acted", chunks())
+        assert not (tmp_path / "acted").exists()
+        assert transport.run("echo fine").out == "fine\n"
+
+
+def test_a_program_that_goes_on_talking_may_take_longer_than_the_idle_time() -> None:
+    with LocalTransport() as transport:
+        transport.run("true")
+        answer = transport.send("cat; for n in 1 2 3 4 5 6; do sleep 0.2; echo $n; done", [b"x"], idle_timeout=0.9)
+        assert answer.out.splitlines()[-1] == "6"
+        with pytest.raises(TransportTimeout):
+            transport.send("sleep 60", [b"x"], idle_timeout=0.3)
+        assert transport.run("echo fine").out == "fine\n"
 
 
 def test_programs_of_any_length(transport: LocalTransport) -> None:
