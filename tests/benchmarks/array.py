@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,11 +56,9 @@ def by_hand(frontend: FrontEnd, work: Path, elements: int, held: bool) -> Times:
     )
     ssh = frontend.ssh(work)
     subprocess.run([*ssh, "true"], check=True)
+    there = frontend.scratch / work.name
     hold = "--hold" if held else ""
-    program = (
-        "rm -rf by-hand && mkdir by-hand && cd by-hand && tar xf - && "
-        f"sbatch --parsable {hold} --array=0-{elements - 1} script"
-    )
+    program = f"mkdir {there} && cd {there} && tar xf - && sbatch --parsable {hold} --array=0-{elements - 1} script"
     pack = ["tar", "cf", "-", "-C", str(work / "in"), "."]
     with timed(times, "submit"), subprocess.Popen(pack, stdout=subprocess.PIPE) as tar:
         subprocess.run([*ssh, program], stdin=tar.stdout, check=True, capture_output=True)
@@ -68,15 +66,14 @@ def by_hand(frontend: FrontEnd, work: Path, elements: int, held: bool) -> Times:
     with timed(times, "poll"):
         subprocess.run(squeue, check=True, capture_output=True)
     if held:
-        subprocess.run([*ssh, f"cd by-hand; {STAND_IN}; scancel -u $USER"], check=True)
+        subprocess.run([*ssh, f"cd {there}; {STAND_IN}; scancel -u $USER"], check=True)
     while subprocess.run(squeue, check=True, capture_output=True).stdout:
         time.sleep(POLL)
     (work / "out").mkdir()
     with timed(times, "collect"):
-        fetch = "cd by-hand && tar cf - */out.txt */stdout.txt"
+        fetch = f"cd {there} && tar cf - */out.txt */stdout.txt"
         with subprocess.Popen([*ssh, fetch], stdout=subprocess.PIPE) as remote:
             subprocess.run(["tar", "xf", "-", "-C", str(work / "out")], stdin=remote.stdout, check=True)
-    subprocess.run([*ssh, "rm -rf by-hand"], check=True)
     subprocess.run([*ssh, "-O", "exit"], check=True, capture_output=True)
     return times
 
@@ -109,7 +106,6 @@ def with_batchlib(frontend: FrontEnd, work: Path, elements: int, held: bool) -> 
                 backend.update_job_states(apps)
         with timed(times, "collect"):
             backend.collect_jobs({app: work / "out" / str(index) for index, app in enumerate(apps)})
-        backend.transport.run(f"rm -rf {spool}/*")
     finally:
         backend.close()
     return times
@@ -135,13 +131,11 @@ def main() -> None:
     with slurm_cluster() as (directory, slurm, sshd), reached(sshd, chosen.delay) as frontend:
         for _ in range(chosen.rounds):
             for name, way in (("by hand", by_hand), ("batchlib", with_batchlib)):
-                work = directory / "work"
-                work.mkdir()
+                work = Path(tempfile.mkdtemp(dir=directory))
                 start = time.perf_counter()
                 times = way(frontend, work, chosen.elements, chosen.held)
                 found[name].append({**times, "all": time.perf_counter() - start})
                 check(work, chosen.elements)
-                shutil.rmtree(work)
                 slurm.cancel_all()
     parts = [*PARTS, "all"]
     median = {

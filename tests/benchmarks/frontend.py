@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,6 +30,8 @@ class FrontEnd:
         A configuration for ``ssh -F``.
     name : str
         What the front end is called in it.
+    scratch : Path
+        A directory there that is the user's, and for this benchmark alone.
     """
 
     host: str
@@ -38,6 +41,7 @@ class FrontEnd:
     known_hosts: Path
     config: Path
     name: str
+    scratch: Path
 
     @property
     def settings(self) -> ResourceSettings:
@@ -53,6 +57,7 @@ class FrontEnd:
                 "keyfile": str(self.keyfile),
                 "known_hosts": str(self.known_hosts),
                 "ssh_config": "none",
+                "spooldir": str(self.scratch / "spool"),
             },
         )
 
@@ -71,6 +76,9 @@ class FrontEnd:
 @contextlib.contextmanager
 def slurm_cluster(*, accounting: bool = True) -> Iterator[tuple[Path, SlurmCluster, Sshd]]:
     """Start a Slurm cluster with an SSH server in front of it; everything is gone afterwards.
+
+    Nothing is removed before: after a removal, new files cost several times as much for a while on some file systems,
+    ext4 among them.
 
     Yields
     ------
@@ -106,7 +114,10 @@ def reached(sshd: Sshd, milliseconds: float = 0.0) -> Iterator[FrontEnd]:
         known_hosts.write_text(sshd.known_hosts.read_text().replace(f":{sshd.port} ", f":{port} "))
         text = sshd.config.read_text().replace(f"Port {sshd.port}\n", f"Port {port}\n")
         config.write_text(text.replace(f" {sshd.known_hosts}\n", f" {known_hosts}\n"))
-        yield FrontEnd(sshd.host, port, sshd.user, sshd.keyfile, known_hosts, config, sshd.name)
+        scratch = sshd.directory / "scratch"
+        scratch.mkdir(exist_ok=True)
+        shutil.chown(scratch, sshd.user)
+        yield FrontEnd(sshd.host, port, sshd.user, sshd.keyfile, known_hosts, config, sshd.name, scratch)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,15 +39,13 @@ def by_hand(frontend: FrontEnd, work: Path, jobs: int) -> None:
         (job / "second.txt").write_text(f"second {number}\n")
         (job / "script").write_text(f"#!/bin/sh\n#SBATCH --output=log --cpus-per-task=1\n{COMMAND}\n")
     ssh = frontend.ssh(work)
-    loop = (
-        "rm -rf by-hand && mkdir by-hand && cd by-hand && tar xf - && "
-        "for d in */; do (cd $d && sbatch script) || exit; done"
-    )
+    there = frontend.scratch / work.name
+    loop = f"mkdir {there} && cd {there} && tar xf - && for d in */; do (cd $d && sbatch script) || exit; done"
     with subprocess.Popen(["tar", "cf", "-", "-C", str(work / "in"), "."], stdout=subprocess.PIPE) as tar:
         subprocess.run([*ssh, loop], stdin=tar.stdout, check=True, stdout=subprocess.DEVNULL)
     while subprocess.run([*ssh, "squeue -h -u $USER -o %i"], check=True, capture_output=True).stdout:
         time.sleep(POLL)
-    fetch = "cd by-hand && tar cf - */both.txt */size.txt"
+    fetch = f"cd {there} && tar cf - */both.txt */size.txt"
     (work / "out").mkdir()
     with subprocess.Popen([*ssh, fetch], stdout=subprocess.PIPE) as remote:
         subprocess.run(["tar", "xf", "-", "-C", str(work / "out")], stdin=remote.stdout, check=True)
@@ -90,8 +88,7 @@ FLOOR = "by hand"
 
 def timed(way: Way, frontend: FrontEnd, directory: Path, jobs: int) -> float:
     """Run one way once, check its results, and give the seconds it took."""
-    work = directory / "work"
-    work.mkdir()
+    work = Path(tempfile.mkdtemp(dir=directory))
     start = time.monotonic()
     way(frontend, work, jobs)
     seconds = time.monotonic() - start
@@ -99,7 +96,6 @@ def timed(way: Way, frontend: FrontEnd, directory: Path, jobs: int) -> float:
         found = (work / "out" / f"job{number:05d}" / "both.txt").read_text()
         if found != f"first {number}\nsecond {number}\n":
             raise SystemExit(f"job {number} brought back {found!r}")
-    shutil.rmtree(work)
     return seconds
 
 
