@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..config import ResourceSettings
 from ..transport.local import LocalTransport
 from ..transport.remote import SshTransport
-from ..transport.ssh import Prompt
+from ..transport.shared import Prompt
 from ..transport.transport import Transport
 
 _prompt: Prompt | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .programs import DEFAULT_TIMEOUT
-from .ssh import Prompt, SshSettings, shared_carrier
+from .shared import Prompt
+from .ssh import SshSettings, shared_carrier
 from .transport import Transport
 
 

@@ -6,19 +6,13 @@ same settings share one connection: one login, one second factor, however many r
 
 from __future__ import annotations
 
-import logging
-import os
-import random
-import threading
-import time
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
-from ..errors import ConnectionFailed, InvalidValue
-from .base import Carrier, Pipe
+from ..errors import InvalidValue
+from .shared import Link, Prompt, SharedCarrier, shared_link
 from .ssh_config import SAFE_WORD, parse_hop
 
 if TYPE_CHECKING:
@@ -26,17 +20,9 @@ if TYPE_CHECKING:
     from .ssh_connection import Connection
     from .tunnel import Tunnel
 
-_T = TypeVar("_T")
 _Number = TypeVar("_Number", int, float)
 
-#: Asks a person: the question and whether the answer may be shown while it is typed.
-Prompt = Callable[[str, bool], str]
-
 HOST_KEY_RULES = ("strict", "accept-new", "ignore")
-#: Longest pause before another attempt to connect, in seconds.
-_LONGEST_PAUSE = 30.0
-
-log = logging.getLogger(__name__)
 
 
 def _safe_word(instance: object, attribute: attrs.Attribute[str], value: str | None) -> None:
@@ -127,11 +113,8 @@ class SshSettings:
         return f"{self.username}@{self.host}" if self.username else self.host
 
 
-class SshCarrier(Carrier):
+class SshCarrier(SharedCarrier["Connection"]):
     """Start programs on a machine reached by SSH.
-
-    The connection is made when it is needed first, and again when it is found dead; nothing is ever sent twice.
-    After a ``fork`` the child makes a connection of its own.
 
     Parameters
     ----------
@@ -142,22 +125,11 @@ class SshCarrier(Carrier):
         needs an answer is an error.
     """
 
-    def __init__(self, settings: SshSettings, prompt: Prompt | None = None, *, _link: _Link | None = None) -> None:
+    def __init__(
+        self, settings: SshSettings, prompt: Prompt | None = None, *, _link: Link[Connection] | None = None
+    ) -> None:
+        super().__init__(settings.target, _link or Link(settings.target, _connect(settings), prompt))
         self.settings = settings
-        self.name = settings.target
-        self._link = _link or _Link(settings, prompt)
-
-    def open(self, command: str) -> Pipe:
-        """Start `command` in the user's login shell on the machine, connecting first where needed.
-
-        Raises
-        ------
-        ConnectionFailed
-            No connection could be made, or it has no room for one more program; nothing was started.
-        ConnectionLost
-            The connection broke while the program was started; it may be running.
-        """
-        return self._link.use(self, lambda connection: connection.open(command))
 
     def forward(self, remote_host: str, remote_port: int, local: tuple[str, int] | str = ("127.0.0.1", 0)) -> Tunnel:
         """Make a TCP service that the machine can reach available on this one.
@@ -202,10 +174,6 @@ class SshCarrier(Carrier):
         """
         return self._link.use(self, lambda connection: (connection, connection.open_tcp(host, port)))
 
-    def close(self) -> None:
-        """Stop using the connection; the last carrier that uses it closes it. Closing twice is harmless."""
-        self._link.leave(self)
-
 
 def shared_carrier(settings: SshSettings, prompt: Prompt | None = None) -> SshCarrier:
     """Make a carrier that shares its connection with all carriers of the same settings in this process.
@@ -217,97 +185,15 @@ def shared_carrier(settings: SshSettings, prompt: Prompt | None = None) -> SshCa
     prompt : callable, optional
         As for `SshCarrier`.
     """
-    with _registry.lock:
-        link = _registry.shared.setdefault(settings, _Link(settings, prompt))
-        link.prompt = link.prompt or prompt
+    link = shared_link((SshCarrier, settings), lambda: Link(settings.target, _connect(settings), prompt))
+    link.prompt = link.prompt or prompt
     return SshCarrier(settings, prompt, _link=link)
 
 
-class _Link:
-    """One connection and those who use it."""
-
-    def __init__(self, settings: SshSettings, prompt: Prompt | None) -> None:
-        self.settings = settings
-        self.prompt = prompt
-        self.forget()
-        _registry.links.add(self)
-
-    def forget(self) -> None:
-        """Start anew; in a forked child, what is there belongs to the parent."""
-        self._lock = threading.Lock()
-        self._users: set[SshCarrier] = set()
-        self._connection: Connection | None = None
-        self._all_failures = 0
-        self._failures = 0
-        self._not_before = 0.0
-        self._error: ConnectionFailed | None = None
-
-    def use(self, user: SshCarrier, action: Callable[[Connection], _T]) -> _T:
-        """Do something with a live connection; once more when it is found dead before anything was asked."""
-        connection = self._connected(user)
-        try:
-            return action(connection)
-        except ConnectionFailed:
-            if connection.alive:
-                raise
-            log.debug("the connection to %s was dead, connecting again", self.settings.target)
-        return action(self._connected(user))
-
-    def leave(self, user: SshCarrier) -> None:
-        """Note that one user is done; the last one closes the connection."""
-        with self._lock:
-            self._users.discard(user)
-            if not self._users and self._connection is not None:
-                self._connection.close()
-                self._connection = None
-
-    def _connected(self, user: SshCarrier) -> Connection:
-        failures = self._all_failures
-        with self._lock:
-            self._users.add(user)
-            if self._connection is not None:
-                if self._connection.alive:
-                    return self._connection
-                self._connection.close()
-                self._connection = None
-            if self._error is not None and self._all_failures != failures:
-                # somebody else tried in vain while this thread waited: twenty threads need not try twenty times
-                raise type(self._error)(self._error.message)
-            self._connection = self._connect()
-            return self._connection
-
-    def _connect(self) -> Connection:
+def _connect(settings: SshSettings) -> Callable[[Prompt | None], Connection]:
+    def connect(prompt: Prompt | None) -> Connection:
         from .ssh_connection import Connection
 
-        time.sleep(max(0.0, self._not_before - time.monotonic()))
-        try:
-            connection = Connection(self.settings, self.prompt)
-        except ConnectionFailed as error:
-            self._error = error
-            self._all_failures += 1
-            self._failures += 1
-            pause = min(_LONGEST_PAUSE, 0.25 * 2**self._failures)
-            self._not_before = time.monotonic() + random.uniform(pause / 2, pause)  # noqa: S311 - no secret
-            raise
-        self._error = None
-        self._failures = 0
-        return connection
+        return Connection(settings, prompt)
 
-
-class _Registry:
-    """All links of this process, and among them the shared ones by their settings."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.shared: dict[SshSettings, _Link] = {}
-        self.links: weakref.WeakSet[_Link] = weakref.WeakSet()
-
-    def forget(self) -> None:
-        """Start anew in a forked child; the locks may have been held by threads that only the parent has."""
-        self.lock = threading.Lock()
-        for link in self.links:
-            link.forget()
-
-
-_registry = _Registry()
-os.register_at_fork(after_in_child=_registry.forget)
+    return connect

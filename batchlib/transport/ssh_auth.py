@@ -26,7 +26,8 @@ from .ssh_keys import KeyFile, UnusableKey, WrongPassphrase, agent_keys, read_ke
 from .ssh_login import Login, Outcome, Questions
 
 if TYPE_CHECKING:
-    from .ssh import Prompt, SshSettings
+    from .shared import Prompt
+    from .ssh import SshSettings
 
 #: Factors that a server may ask for one after the other.
 _MAX_FACTORS = 5

@@ -14,21 +14,21 @@ import paramiko
 
 from ..errors import ConnectionFailed, ConnectionLost, UnknownHostKey
 from .base import Pipe
+from .gate import Gate, NoRoom
 from .known_hosts import KnownHosts, fingerprint, lookup_names, own_file, remember
 from .paramiko_safe import SafeChannel, SafeTransport
 from .ssh_auth import Authentication
 from .ssh_config import jump_settings, resolve
-from .ssh_pipe import ChannelPipe, Gate
+from .ssh_pipe import ChannelPipe
 from .ssh_socket import ProxyCommand, connect_tcp
 
 if TYPE_CHECKING:
-    from .ssh import Prompt, SshSettings
+    from .shared import Prompt
+    from .ssh import SshSettings
 
 #: Attempts to reach a server that closes connections before it greets, as one does that has too many logins.
 _GREETING_ATTEMPTS = 5
 _MIB = 1 << 20
-#: Longest pause before a session that was refused is asked for again, in seconds.
-_LONGEST_PAUSE = 1.0
 
 log = logging.getLogger("batchlib.transport.ssh")
 
@@ -140,38 +140,22 @@ class Connection:
     # sessions
 
     def _open_session(self) -> SafeChannel:
-        deadline = time.monotonic() + self.settings.session_wait
-        pause = 0.01
-        patience = 0.0
-        while True:
-            others = self._gate.enter(deadline, lambda: self.alive)
-            if others is None:
-                if not self.alive:
-                    raise ConnectionFailed(f"the connection to {self.target} is gone")
-                raise ConnectionFailed(
-                    f"all sessions on {self.target} stayed in use for {self.settings.session_wait:g} s"
-                )
-            try:
-                return self._try_session()
-            except paramiko.ChannelException as error:
-                self._gate.narrow(others)
-                # beside others it is a matter of waiting; alone, too, while the server has not seen the last one's end
-                patience = patience or time.monotonic() + self.settings.timeout
-                if error.code == 1 or (others == 0 and time.monotonic() > patience):
-                    raise ConnectionFailed(f"{self.target} refuses to run programs: {error.text}") from error
-                log.debug("%s refused a session beside %d others", self.target, others)
-            except (paramiko.SSHException, EOFError, OSError) as error:
-                raise self._failed("a session", error) from error
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        return self._gate.open(
+            self._try_session,
+            lambda: self.alive,
+            target=self.target,
+            wait=self.settings.session_wait,
+            patience=self.settings.timeout,
+        )
 
     def _try_session(self) -> SafeChannel:
         started = time.monotonic()
         try:
             channel = self._transport.open_safely("session", None, self._window(), self.settings.timeout)
-        except BaseException:
-            self._gate.leave()
-            raise
+        except paramiko.ChannelException as error:
+            raise NoRoom(error.text, final=error.code == 1) from error
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._failed("a session", error) from error
         took = time.monotonic() - started
         self._round_trip = min(self._round_trip or took, took)
         return channel

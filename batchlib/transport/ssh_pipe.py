@@ -1,4 +1,4 @@
-"""The streams of programs in the sessions of an SSH connection, and room for them."""
+"""The streams of programs in the sessions of an SSH connection."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import paramiko
@@ -20,65 +19,6 @@ if TYPE_CHECKING:
 
 #: Bytes of one message: OpenSSH takes packets of 32 KiB, 64 bytes of which are headers.
 _BLOCK = 32704
-#: Seconds after which a server that refused a session is thought able to bear one more.
-_RECOVERY = 30.0
-
-
-class Gate:
-    """Counts the sessions of a connection, and waits for one to end where there are as many as may be.
-
-    Parameters
-    ----------
-    most : int
-        Sessions at a time.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._limit = most
-        self._narrowed_at = 0.0
-        self._inside = 0
-        self._changed = threading.Condition()
-
-    def enter(self, deadline: float, usable: Callable[[], bool]) -> int | None:
-        """Wait for room.
-
-        Parameters
-        ----------
-        deadline : float
-            Until when, on the monotonic clock.
-        usable : callable
-            Whether waiting makes sense.
-
-        Returns
-        -------
-        int or None
-            Number of others that are inside; None when there was no room in time or waiting makes no sense.
-        """
-        with self._changed:
-            while self._inside >= self._room():
-                left = deadline - time.monotonic()
-                if left <= 0 or not usable():
-                    return None
-                self._changed.wait(min(left, 1.0))
-            self._inside += 1
-            return self._inside - 1
-
-    def leave(self) -> None:
-        """Make room for somebody else."""
-        with self._changed:
-            self._inside -= 1
-            self._changed.notify()
-
-    def narrow(self, limit: int) -> None:
-        """Note how many the server bears; it may have been slow to see the end of one, so only for a while."""
-        with self._changed:
-            self._limit = max(1, limit)
-            self._narrowed_at = time.monotonic()
-
-    def _room(self) -> int:
-        recovered = int((time.monotonic() - self._narrowed_at) / _RECOVERY)
-        return min(self._most, self._limit + recovered)
 
 
 class ChannelPipe(Pipe):

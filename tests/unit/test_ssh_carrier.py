@@ -15,12 +15,12 @@ import paramiko
 import pytest
 
 from batchlib.errors import AuthenticationFailed, ConfigurationError, ConnectionFailed, InvalidValue
-from batchlib.transport import ssh, ssh_connection
+from batchlib.transport import shared, ssh_connection
+from batchlib.transport.gate import Gate
 from batchlib.transport.paramiko_safe import SafeTransport
 from batchlib.transport.ssh import SshCarrier, SshSettings, shared_carrier
 from batchlib.transport.ssh_auth import run_password_command
 from batchlib.transport.ssh_keys import UnusableKey, read_key
-from batchlib.transport.ssh_pipe import Gate
 from batchlib.transport.ssh_socket import ProxyCommand, connect_tcp
 from batchlib.transport.tunnel import Tunnel
 
@@ -222,6 +222,6 @@ def test_links_are_free_in_a_forked_child() -> None:
     holder = threading.Thread(target=lock.acquire)
     holder.start()
     holder.join()
-    ssh._registry.forget()  # what the interpreter calls after a fork
+    shared._registry.forget()  # what the interpreter calls after a fork
     carrier.close()
     lock.release()
