@@ -25,6 +25,7 @@ import attrs
 from .application import is_native_name
 from .errors import ConfigurationError, InvalidValue, UnknownResource
 from .quantity import Duration, Memory, whole_number
+from .transport.openssh_options import refuse_unmappable
 from .transport.ssh import SshSettings
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ T = TypeVar("T")
 _TEXT = re.compile(r"(.+_)?(prologue|epilogue)(_contents?)?|setup|password_command")
 _COMMENT = re.compile(r"(?:^|\s)[#;]")
 _SCRIPT_KEY = re.compile(r"(?:(?P<application>.+)_)?(?P<which>prologue|epilogue)(?P<content>_content)?")
+#: Transports that lead to another machine.
+_REMOTE = ("ssh", "openssh")
 _TRUE = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False, "off": False}
 
 #: Seconds between two looks at a queue at least, where the configuration does not say.
@@ -141,9 +144,9 @@ class ResourceSettings:
     type : str
         Kind of batch system: ``slurm``, ``shell``, ...
     transport : str
-        ``local`` (this machine) or ``ssh``.
+        ``local`` (this machine), ``ssh`` or ``openssh``, the user's own OpenSSH client.
     ssh : SshSettings, optional
-        How to reach the frontend; for ``transport = ssh``.
+        How to reach the frontend; for ``transport = ssh`` and ``openssh``.
     enabled : bool
         Whether it may be used.
     architecture : tuple of str
@@ -235,10 +238,12 @@ class ResourceSettings:
 
     @transport.validator
     def _check_transport(self, _attribute: object, value: str) -> None:
-        if value not in ("local", "ssh"):
-            raise InvalidValue(f"{value!r} is no transport: use local or ssh")
-        if value == "ssh" and self.ssh is None:
-            raise InvalidValue("transport = ssh needs a frontend: say 'frontend = HOST'")
+        if value not in ("local", *_REMOTE):
+            raise InvalidValue(f"{value!r} is no transport: use local, ssh or openssh")
+        if value in _REMOTE and self.ssh is None:
+            raise InvalidValue(f"transport = {value} needs a frontend: say 'frontend = HOST'")
+        if value == "openssh" and self.ssh is not None:
+            refuse_unmappable(self.ssh)
 
     def script_parts(self, which: str, application: str) -> str:
         """Give the prologue or epilogue for an application: all sources, in GC3Pie's order.
@@ -362,7 +367,7 @@ def resource_settings(
             known = {*_RESOURCE_KEYS, *commands, *_SSH_KEYS, "frontend", "auth", "prologue", "epilogue"}
             raise WrongKey(key, f"there is no key {key!r}{_nearest(key, known)}")
     frontend = keys.get("frontend")
-    if frontend and plain.get("transport", "local") == "ssh":
+    if frontend and plain.get("transport", "local") in _REMOTE:
         plain["ssh"] = _ssh_settings(str(frontend), ssh, directories)
     elif frontend and frontend != "localhost":
         raise WrongKey("frontend", f"{frontend} is not this machine: say 'transport = ssh' to reach it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..config import ResourceSettings
 from ..transport.local import LocalTransport
-from ..transport.remote import SshTransport
+from ..transport.remote import OpensshTransport, SshTransport
 from ..transport.shared import Prompt
 from ..transport.transport import Transport
 
@@ -33,4 +33,5 @@ def connect(settings: ResourceSettings) -> Transport:
     """
     if settings.ssh is None:
         return LocalTransport(setup=settings.setup, timeout=settings.timeout)
-    return SshTransport(settings.ssh, prompt=_prompt, setup=settings.setup, timeout=settings.timeout)
+    remote = OpensshTransport if settings.transport == "openssh" else SshTransport
+    return remote(settings.ssh, prompt=_prompt, setup=settings.setup, timeout=settings.timeout)

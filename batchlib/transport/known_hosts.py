@@ -245,10 +245,7 @@ class KnownHosts:
                 "Set transport = openssh to connect with the system's ssh, or add the host's own key "
                 f"({shown}) to a known hosts file."
             )
-        raise UnknownHostKey(
-            f"the host key of {names[0]} is not known. It shows {shown}. Run `ssh {login}` once and compare the "
-            "fingerprint with the one that its administrators publish, or set host_keys = accept-new."
-        )
+        raise unknown(names[0], shown, login)
 
     def _about(self, names: list[str], marker: str) -> list[KnownKey]:
         return [
@@ -256,6 +253,24 @@ class KnownHosts:
             for known in self._keys
             if known.marker == marker and any(name_matches(known.names, name) for name in names)
         ]
+
+
+def unknown(name: str, shown: str, login: str) -> UnknownHostKey:
+    """Make the error that a host key is not known.
+
+    Parameters
+    ----------
+    name : str
+        Name of the host, the first of `lookup_names`.
+    shown : str
+        Type and fingerprint of the key that the server showed.
+    login : str
+        What a person gives to ``ssh`` to get there.
+    """
+    return UnknownHostKey(
+        f"the host key of {name} is not known. It shows {shown}. Run `ssh {login}` once and compare the "
+        "fingerprint with the one that its administrators publish, or set host_keys = accept-new."
+    )
 
 
 def remember(file: Path, name: str, key: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .openssh import shared_openssh
 from .programs import DEFAULT_TIMEOUT
 from .shared import Prompt
 from .ssh import SshSettings, shared_carrier
@@ -30,3 +31,27 @@ class SshTransport(Transport):
         timeout: float = DEFAULT_TIMEOUT,
     ) -> None:
         super().__init__(shared_carrier(settings, prompt), setup=setup, timeout=timeout)
+
+
+class OpensshTransport(Transport):
+    """Another machine: `Transport` over the user's own OpenSSH client, which is started at its first use.
+
+    Parameters
+    ----------
+    settings : SshSettings
+        How to reach it. All transports with the same settings share one connection.
+    prompt : callable, optional
+        Given where somebody sits at a terminal, whom ``ssh`` then asks itself.
+    setup, timeout
+        As for `Transport`.
+    """
+
+    def __init__(
+        self,
+        settings: SshSettings,
+        *,
+        prompt: Prompt | None = None,
+        setup: str = "",
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        super().__init__(shared_openssh(settings, prompt), setup=setup, timeout=timeout)

@@ -30,6 +30,10 @@ _USER_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
 _GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
 
 
+#: What ``ssh -G`` says: for each keyword, in lower case, its values in order.
+Options = dict[str, list[str]]
+
+
 @attrs.frozen
 class ResolvedHost:
     """Where and how to connect.
@@ -56,6 +60,8 @@ class ResolvedHost:
         Files with host keys.
     control_path : str or None
         Socket of a shared connection of OpenSSH.
+    keeps_connections : bool
+        Whether a login of the user's own would leave such a connection open (``ControlMaster``, ``ControlPersist``).
     """
 
     alias: str
@@ -71,6 +77,7 @@ class ResolvedHost:
     host_key_alias: str | None = None
     known_hosts: tuple[str, ...] = ()
     control_path: str | None = None
+    keeps_connections: bool = False
 
     @property
     def target(self) -> str:
@@ -111,14 +118,33 @@ def resolve(settings: SshSettings) -> ResolvedHost:
     ConfigurationError
         The SSH configuration is missing or wrong, or leads to a name that can't be one.
     """
-    user, _, host = settings.host.rpartition("@")
-    user = settings.username or user
+    return _interpret(ask(settings), _account(settings)[1], settings)
+
+
+def ask(settings: SshSettings) -> Options:
+    """Ask for all that the SSH configuration says about a host.
+
+    Raises
+    ------
+    ConfigurationError
+        The SSH configuration is missing or wrong.
+    """
     ssh = shutil.which("ssh")
-    if ssh:
-        options = _ask_ssh(ssh, host, user, settings)
-    else:
-        options = _ask_paramiko(host, user, settings)
-    return _interpret(options, host, settings)
+    return _ask_ssh(ssh, settings) if ssh else _ask_paramiko(settings)
+
+
+def address_options(settings: SshSettings) -> list[str]:
+    """Give the options of ``ssh`` for configuration, account and port."""
+    options = ["-F", os.path.expanduser(settings.ssh_config)] if settings.ssh_config else []
+    user, _host = _account(settings)
+    options += ["-l", user] if user else []
+    return options + (["-p", str(settings.port)] if settings.port else [])
+
+
+def _account(settings: SshSettings) -> tuple[str, str]:
+    """Give the account, empty where it is not given, and the host without it."""
+    user, _, host = settings.host.rpartition("@")
+    return settings.username or user, host
 
 
 def jump_settings(settings: SshSettings, resolved: ResolvedHost) -> SshSettings | None:
@@ -129,20 +155,21 @@ def jump_settings(settings: SshSettings, resolved: ResolvedHost) -> SshSettings 
     ConfigurationError
         The jump hosts of the SSH configuration lead around in a circle.
     """
-    jump = step = _next_jump(settings, resolved)
+    jump = step = next_jump(settings, resolved.proxy_jump)
     passed = {(settings.host, settings.port)}
     while step is not None:
         if (step.host, step.port) in passed:
             raise ConfigurationError(f"the jump hosts of {settings.target} lead around in a circle")
         passed.add((step.host, step.port))
-        step = _next_jump(step, resolve(step))
+        step = next_jump(step, resolve(step).proxy_jump)
     return jump
 
 
-def _next_jump(settings: SshSettings, resolved: ResolvedHost) -> SshSettings | None:
-    if not resolved.proxy_jump:
+def next_jump(settings: SshSettings, hops: str | None) -> SshSettings | None:
+    """Give the settings of the last of some jump hosts, whose own jump hosts are those before it; None without any."""
+    if not hops:
         return None
-    *before, last = resolved.proxy_jump.split(",")
+    *before, last = hops.split(",")
     hop = parse_hop(last)
     return attrs.evolve(
         settings,
@@ -201,9 +228,6 @@ def expand(text: str, tokens: Mapping[str, str]) -> str:
     return os.path.expanduser(re.sub(r"%(?P<token>.)|\$\{(?P<name>\w+)\}", value, text))
 
 
-Options = dict[str, list[str]]
-
-
 def parse_options(text: str) -> Options:
     """Read what ``ssh -G`` prints: for each keyword, in lower case, its values in order."""
     options: Options = {}
@@ -213,17 +237,11 @@ def parse_options(text: str) -> Options:
     return options
 
 
-def _ask_ssh(ssh: str, host: str, user: str, settings: SshSettings) -> Options:
-    command = [ssh, "-G"]
-    if settings.ssh_config:
-        command += ["-F", os.path.expanduser(settings.ssh_config)]
-    if user:
-        command += ["-l", user]
-    if settings.port:
-        command += ["-p", str(settings.port)]
+def _ask_ssh(ssh: str, settings: SshSettings) -> Options:
+    command = [ssh, "-G", *address_options(settings), "--", _account(settings)[1]]
     try:
         answer = subprocess.run(
-            [*command, "--", host],
+            command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=settings.timeout,
@@ -231,16 +249,17 @@ def _ask_ssh(ssh: str, host: str, user: str, settings: SshSettings) -> Options:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigurationError(f"`{shlex.join(command)} {host}` failed: {error}") from error
+        raise ConfigurationError(f"`{shlex.join(command)}` failed: {error}") from error
     if answer.returncode:
         said = answer.stderr.decode(errors="replace").strip().splitlines()
         raise ConfigurationError(f"the SSH configuration can't be used: {said[0] if said else 'ssh -G failed'}")
     return parse_options(answer.stdout.decode(errors="surrogateescape"))
 
 
-def _ask_paramiko(host: str, user: str, settings: SshSettings) -> Options:
+def _ask_paramiko(settings: SshSettings) -> Options:
     import paramiko
 
+    user, host = _account(settings)
     file = Path(settings.ssh_config or "~/.ssh/config").expanduser()
     # what comes first wins, and paramiko needs it to expand its tokens
     text = (f"User {user}\n" if user else "") + (f"Port {settings.port}\n" if settings.port else "")
@@ -298,6 +317,8 @@ def _interpret(options: Options, host: str, settings: SshSettings) -> ResolvedHo
             tokens,
         ),
         control_path=expand(control, tokens) if control else None,
+        keeps_connections=first("controlmaster") in ("yes", "true", "auto")
+        and first("controlpersist") not in (None, "no"),
     )
 
 

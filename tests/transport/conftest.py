@@ -10,6 +10,7 @@ import pytest
 
 from batchlib.transport.base import Carrier
 from batchlib.transport.local import LocalCarrier
+from batchlib.transport.openssh import OpensshCarrier
 from batchlib.transport.ssh import SshCarrier, SshSettings
 from tests.conftest import require
 from tests.fakes.frontend import Frontend
@@ -93,14 +94,22 @@ def real(plain_sshd: Sshd) -> Iterator[SshCarrier]:
     carrier.close()
 
 
-@pytest.fixture(params=["local", "pretended", "real"])
+@pytest.fixture
+def openssh(plain_sshd: Sshd) -> Iterator[OpensshCarrier]:
+    """A carrier to a real server, through the system's ssh."""
+    carrier = OpensshCarrier(settings_for(plain_sshd))
+    yield carrier
+    carrier.close()
+
+
+@pytest.fixture(params=["local", "pretended", "real", "openssh"])
 def carrier(request: pytest.FixtureRequest) -> Iterator[Carrier]:
     """Each way to reach a machine."""
     if request.param == "local":
         yield LocalCarrier()
         return
-    if request.param == "real":
-        yield request.getfixturevalue("real")
+    if request.param in ("real", "openssh"):
+        yield request.getfixturevalue(request.param)
         return
     frontend = request.getfixturevalue("make_frontend")()
     pretended = SshCarrier(settings_for(frontend, keyfile=str(request.getfixturevalue("rsa_key"))))
