@@ -25,7 +25,6 @@ import attrs
 from .application import is_native_name
 from .errors import ConfigurationError, InvalidValue, UnknownResource
 from .quantity import Duration, Memory, whole_number
-from .transport.openssh_options import refuse_unmappable
 from .transport.ssh import SshSettings
 
 if TYPE_CHECKING:
@@ -243,6 +242,8 @@ class ResourceSettings:
         if value in _REMOTE and self.ssh is None:
             raise InvalidValue(f"transport = {value} needs a frontend: say 'frontend = HOST'")
         if value == "openssh" and self.ssh is not None:
+            from .transport.openssh_options import refuse_unmappable
+
             refuse_unmappable(self.ssh)
 
     def script_parts(self, which: str, application: str) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from ..errors import ConnectionFailed
-from .openssh_options import as_options, hung_up, login_error, login_options, said
+from .openssh_options import as_options, complaints, hung_up, logged_in, login_error, login_options
 from .ssh import SshSettings
 from .ssh_config import ResolvedHost
 
@@ -125,11 +125,12 @@ def find_master(settings: SshSettings, resolved: ResolvedHost, *, person: bool) 
                     log.debug("connected to %s, leaving %s open", resolved.target, path)
                     return UsersMaster(path)
             # where the login worked, but its socket could not be made, one of our own may do
-            if ended == 0 and (master := login.start()):
+            if (ended == 0 or logged_in(login.log)) and (master := login.start()):
                 log.debug("connected to %s", resolved.target)
                 return master
             if not hung_up(login.log):
                 break
+            log.debug("%s: the server closed the connection before it greeted", resolved.target)
     raise login_error(login.log, settings, resolved, person=person)
 
 
@@ -366,7 +367,7 @@ class OwnMaster:
 
     def last_words(self) -> str:
         """Give what it said lately."""
-        return " / ".join(said(_read(self._log))[-2:])
+        return " / ".join(complaints(_read(self._log))[-2:])
 
     def forget_words(self) -> None:
         """Empty the log."""

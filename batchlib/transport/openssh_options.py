@@ -15,9 +15,15 @@ from .ssh_config import ResolvedHost, address_options, next_jump, resolve
 #: Signs of life that may stay out before a connection is given up.
 _ALIVE_COUNT = 2
 _DEBUG = re.compile(r"debug\d: ")
-#: Lines that only repeat that there is no connection.
-_NOISE = re.compile(r"@|Connection closed by UNKNOWN|Host key verification failed|Pseudo-terminal will not be")
+#: Lines that only repeat that there is no connection, or tell what nobody asked.
+_NOISE = re.compile(
+    r"@|Connection (?:closed|reset) by \S+ port|Host key verification failed|Pseudo-terminal will not|Authenticated to "
+    r"|Transferred: |Bytes per second: "
+)
 _HUNG_UP = re.compile(r"kex_exchange_identification: (Connection closed by remote host|read: Connection reset by peer)")
+_UNREACHED = re.compile(r"ssh: connect to host (\S+) port (\d+): (.+)")
+_NO_HOST = re.compile(r"ssh: Could not resolve hostname (\S+): (.+)")
+_SILENT = re.compile(r"(?:Connection|Operation) timed out|Connection to \S+ port \d+ timed out")
 _CHANGED = re.compile(r"REMOTE HOST IDENTIFICATION HAS CHANGED|REVOKED HOST KEY|[Hh]ost key .*revoked")
 _UNKNOWN = re.compile(r"No (\S+) host key is known for (\S+)|Host key verification failed")
 _REFUSED = re.compile(r"Permission denied|Too many authentication failures|Authentication failed")
@@ -110,9 +116,19 @@ def said(log: str) -> list[str]:
     return ["".join(char if char.isprintable() else "?" for char in line) for line in dict.fromkeys(kept)]
 
 
+def complaints(log: str) -> list[str]:
+    """Give the lines of a log that tell why something does not work."""
+    return [line for line in said(log) if not _NOISE.match(line)]
+
+
+def logged_in(log: str) -> bool:
+    """Tell whether a login worked, whatever came of it."""
+    return "Authenticated to " in log
+
+
 def hung_up(log: str) -> bool:
     """Tell whether the server closed the connection before it greeted, as one does that has too many logins."""
-    lines = [line for line in said(log) if not _NOISE.match(line)]
+    lines = complaints(log)
     return bool(lines) and all(_HUNG_UP.match(line) for line in lines)
 
 
@@ -126,7 +142,6 @@ def login_error(log: str, settings: SshSettings, resolved: ResolvedHost, *, pers
     settings, resolved, person
         As for `login_options`.
     """
-    lines = said(log)
     shown = re.search(r"Server host key: (\S+ SHA256:\S+)", log)
     name = lookup_names(resolved.hostname, resolved.port, resolved.host_key_alias)[0]
     login = _login(settings, resolved)
@@ -135,16 +150,33 @@ def login_error(log: str, settings: SshSettings, resolved: ResolvedHost, *, pers
     if match := _UNKNOWN.search(log):
         named = match[2] or name
         return unknown(named, shown[1] if shown and named == name else f"one of type {match[1]}", login)
-    words = [line for line in lines if not _NOISE.match(line)] or lines or ["nothing"]
-    if any(_REFUSED.search(line) for line in lines):
+    words = " / ".join(complaints(log)[-3:])
+    if _REFUSED.search(words):
         tried = ", ".join(f"key {key}" for key in re.findall(r"Offering public key: (.+?)\r?$", log, re.MULTILINE))
-        message = f"{resolved.target} did not let us in. ssh said: {' / '.join(words[-3:])}."
+        message = f"{resolved.target} did not let us in. ssh said: {words}."
         message += f" Tried: {tried}." if tried else ""
         return AuthenticationFailed(message if person else f"{message} {_advice(resolved, login)}")
+    if match := _UNREACHED.search(words):
+        return ConnectionFailed(f"cannot connect to {match[1]}, port {match[2]}: {match[3]}")
+    if match := _NO_HOST.search(words):
+        return ConnectionFailed(f"the host {match[1]} is not known: {match[2]}")
+    return ConnectionFailed(f"cannot connect to {resolved.target}: {_reason(log, words, settings.timeout)}")
+
+
+def _reason(log: str, words: str, timeout: float) -> str:
+    """Say why there is no connection to a host that can be reached."""
+    greeting = " / ".join(re.findall(r"banner line \d+: (.+?)\r?$", log, re.MULTILINE)[:3])
     if hung_up(log):
-        words = ["the server closed the connection before it greeted, perhaps because too many are logging in"]
-        return ConnectionFailed(f"cannot connect to {resolved.target}: {words[0]}")
-    return ConnectionFailed(f"cannot connect to {resolved.target}: ssh said: {' / '.join(words[-3:])}")
+        said_first = f", saying {greeting!r}" if greeting else ", perhaps because too many are logging in"
+        return f"the server closed the connection before it greeted{said_first}"
+    if greeting and "Remote protocol version" not in log:
+        return f"it is no SSH server: it says {greeting!r}"
+    if _SILENT.search(words):
+        return f"there was no SSH server's greeting and key within {timeout:g} s"
+    if words:
+        return f"ssh said: {words}"
+    step = "login" if "SSH2_MSG_NEWKEYS received" in log else "key exchange"
+    return f"the connection was closed during the {step}"
 
 
 def _changed(log: str, name: str, shown: str) -> HostKeyChanged:

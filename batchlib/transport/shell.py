@@ -275,12 +275,14 @@ class Stream:
         before, found, after = bytes(self._stderr).rpartition(b"\n" + self._mark + b" ")
         code = after.split(b"\n", 1)[0]
         if not found or not code.isdigit():
-            said = bytes(self._stderr[-300:]).decode("utf-8", "replace").strip()
+            said = self._after_noise(bytes(self._stderr))[-300:].decode("utf-8", "replace").strip()
             raise ConnectionLost(f"the connection to {self._name} broke in a transfer{': ' + said if said else ''}")
-        noise_end = before.find(self._mark)
-        if noise_end >= 0:
-            before = before[before.find(b"\n", noise_end) + 1 :]
-        return Completed(int(code), b"", before)
+        return Completed(int(code), b"", self._after_noise(before))
+
+    def _after_noise(self, said: bytes) -> bytes:
+        """Drop the first mark, and what start files printed before it."""
+        noise_end = said.find(self._mark)
+        return said[said.find(b"\n", noise_end) + 1 :] if noise_end >= 0 else said
 
     def _without_noise(self, data: bytes) -> bytes:
         """Drop what start files printed before the first mark."""

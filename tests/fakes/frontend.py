@@ -165,6 +165,7 @@ class Handler(MockHandler):  # type: ignore[misc]
         client_conn[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().__init__(server, client_conn)
         self._sessions = 0
+        self._has_key = False
         self._forwards: dict[int, socket.socket] = {}
         packetizer = self.transport.packetizer
         send = packetizer.write_all
@@ -179,6 +180,8 @@ class Handler(MockHandler):  # type: ignore[misc]
     # logging in
 
     def get_allowed_auths(self, username: str) -> str:
+        if self._has_key:
+            return "keyboard-interactive"
         methods = ["publickey"] if username in self.server.users else []
         methods += ["password"] if self.server.password is not None else []
         return ",".join(methods + (["keyboard-interactive"] if self.server.code is not None else []))
@@ -195,6 +198,7 @@ class Handler(MockHandler):  # type: ignore[misc]
         self.server.logins.append("publickey")
         answer = int(super().check_auth_publickey(username, key))
         if answer == AUTH_SUCCESSFUL and self.server.code is not None:
+            self._has_key = True
             return AUTH_PARTIALLY_SUCCESSFUL
         return answer
 

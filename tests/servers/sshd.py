@@ -99,6 +99,11 @@ class Sshd(Server):
         """The host key's present fingerprint, ``SHA256:...``."""
         return _keygen("-l", "-f", f"{self._host_key}.pub").split()[1]
 
+    @property
+    def log(self) -> str:
+        """What it has logged so far."""
+        return self._daemon.log.read_text(errors="replace")
+
     def start(self) -> None:
         """Start it and wait until it greets."""
         if not self._daemon.running:

@@ -16,9 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from batchlib.errors import ConnectionFailed, ConnectionLost
-from batchlib.transport import ssh_connection
+from batchlib.transport import openssh_master, ssh_connection
 from batchlib.transport.base import Pipe
-from batchlib.transport.ssh import SshCarrier, SshSettings, shared_carrier
+from batchlib.transport.openssh import OpensshCarrier
+from batchlib.transport.ssh import SshCarrier, SshSettings
 from batchlib.transport.transport import Transport
 from tests.fakes.frontend import Frontend
 from tests.servers.processes import free_ports
@@ -30,21 +31,22 @@ from tests.transport.streams import finish, run, wait_for_output
 IMPATIENT = {"keepalive": 0.4, "timeout": 3.0}
 
 
-@pytest.fixture
-def carriers() -> Iterator[Callable[[SshSettings], SshCarrier]]:
-    """Make carriers that are closed at the end."""
-    made: list[SshCarrier] = []
+AnyCarrier = SshCarrier | OpensshCarrier
+Carriers = Callable[[SshSettings], AnyCarrier]
 
-    def make(settings: SshSettings) -> SshCarrier:
-        made.append(SshCarrier(settings))
+
+@pytest.fixture(params=[SshCarrier, OpensshCarrier], ids=["paramiko", "openssh"])
+def carriers(request: pytest.FixtureRequest) -> Iterator[Carriers]:
+    """Make carriers of either kind that are closed at the end."""
+    made: list[AnyCarrier] = []
+
+    def make(settings: SshSettings) -> AnyCarrier:
+        made.append(request.param(settings))
         return made[-1]
 
     yield make
     for carrier in made:
         carrier.close()
-
-
-Carriers = Callable[[SshSettings], SshCarrier]
 
 
 class Listener:
@@ -72,7 +74,7 @@ class Listener:
                 connection.close()
 
     def settings(self, timeout: float = 1.0) -> SshSettings:
-        return SshSettings("127.0.0.1", port=self.port, ssh_config="none", timeout=timeout)
+        return SshSettings("127.0.0.1", port=self.port, ssh_config="none", timeout=timeout, keepalive=1.0)
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -140,9 +142,11 @@ def finish_or_lose(pipe: Pipe) -> int | None:
     return None
 
 
-def test_what_came_before_the_loss_is_delivered(make_frontend: Callable[..., Frontend], key: dict[str, str]) -> None:
+def test_what_came_before_the_loss_is_delivered(
+    make_frontend: Callable[..., Frontend], key: dict[str, str], carriers: Carriers
+) -> None:
     frontend = make_frontend()
-    carrier = SshCarrier(settings_for(frontend, **key))
+    carrier = carriers(settings_for(frontend, **key))
     pipe = carrier.open("head -c 1000000 /dev/zero; echo >&2; sleep 60")
     received = 0
     while received < 1_000_000:
@@ -296,9 +300,11 @@ def test_a_session_is_waited_for(plain_sshd: Sshd, carriers: Carriers) -> None:
         assert waiting.result(10).out == b"at last\n"
 
 
-def test_who_waits_for_a_session_hears_of_the_loss(make_frontend: Callable[..., Frontend], key: dict[str, str]) -> None:
+def test_who_waits_for_a_session_hears_of_the_loss(
+    make_frontend: Callable[..., Frontend], key: dict[str, str], carriers: Carriers
+) -> None:
     frontend = make_frontend()
-    carrier = SshCarrier(settings_for(frontend, **key, sessions=1))
+    carrier = carriers(settings_for(frontend, **key, sessions=1))
     pipe = carrier.open("cat")
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(run, carrier, "echo on another connection")
@@ -308,11 +314,12 @@ def test_who_waits_for_a_session_hears_of_the_loss(make_frontend: Callable[..., 
     carrier.close()
 
 
-def test_a_server_that_refuses_all_sessions(make_frontend: Callable[..., Frontend], key: dict[str, str]) -> None:
-    carrier = SshCarrier(settings_for(make_frontend(max_sessions=0), **key, timeout=1.0))
+def test_a_server_that_refuses_all_sessions(
+    make_frontend: Callable[..., Frontend], key: dict[str, str], carriers: Carriers
+) -> None:
+    carrier = carriers(settings_for(make_frontend(max_sessions=0), **key, timeout=1.0))
     with pytest.raises(ConnectionFailed, match="refuses to run programs"):
         carrier.open("true")
-    carrier.close()
 
 
 def test_a_server_with_too_many_logins_is_asked_again(
@@ -359,7 +366,8 @@ def test_another_kind_of_server(listen: Callable[..., Listener], carriers: Carri
 def test_a_server_that_hangs_up(
     listen: Callable[..., Listener], carriers: Carriers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ssh_connection, "_GREETING_ATTEMPTS", 2)
+    for module in (ssh_connection, openssh_master):
+        monkeypatch.setattr(module, "_GREETING_ATTEMPTS", 2)
     listener = listen(b"Exceeded MaxStartups\r\n", hang_up=True)
     with pytest.raises(ConnectionFailed, match="before it greeted, saying 'Exceeded MaxStartups'"):
         carriers(listener.settings()).open("true")
@@ -395,9 +403,11 @@ def test_twenty_threads_do_not_connect_twenty_times(listen: Callable[..., Listen
 # noise
 
 
-def test_what_start_files_print_is_no_answer(make_frontend: Callable[..., Frontend], key: dict[str, str]) -> None:
+def test_what_start_files_print_is_no_answer(
+    make_frontend: Callable[..., Frontend], key: dict[str, str], carriers: Carriers
+) -> None:
     frontend = make_frontend(noise="Welcome to the cluster!\n")
-    with Transport(SshCarrier(settings_for(frontend, **key))) as transport:
+    with Transport(carriers(settings_for(frontend, **key))) as transport:
         assert transport.run("echo answer; echo error >&2; exit 3").out == "answer\n"
         assert transport.run("echo answer; echo error >&2; exit 3").exitcode == 3
         transport.write("file", b"content")
@@ -435,9 +445,9 @@ def in_child(work: Callable[[], bytes]) -> bytes:
 
 # forking beside threads is what is tested here
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_a_forked_child_has_a_connection_of_its_own(make_sshd: Callable[..., Sshd]) -> None:
+def test_a_forked_child_has_a_connection_of_its_own(make_sshd: Callable[..., Sshd], carriers: Carriers) -> None:
     server = make_sshd()
-    carrier = shared_carrier(settings_for(server))
+    carrier = carriers(settings_for(server))
     pipe = carrier.open("echo ready; cat")
     wait_for_output(pipe, b"ready\n")
 
@@ -463,10 +473,12 @@ def test_a_forked_child_has_a_connection_of_its_own(make_sshd: Callable[..., Ssh
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_a_child_forked_while_another_thread_connects(listen: Callable[..., Listener], plain_sshd: Sshd) -> None:
+def test_a_child_forked_while_another_thread_connects(
+    listen: Callable[..., Listener], plain_sshd: Sshd, carriers: Carriers
+) -> None:
     """Whatever locks were held at that moment, the child is free."""
-    silent = shared_carrier(listen().settings(timeout=3.0))
-    other = shared_carrier(settings_for(plain_sshd))
+    silent = carriers(listen().settings(timeout=3.0))
+    other = carriers(settings_for(plain_sshd))
     with ThreadPoolExecutor(1) as threads:
         connecting = threads.submit(silent.open, "true")
         deadline = time.monotonic() + 10
