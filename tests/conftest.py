@@ -19,7 +19,7 @@ from tests.servers.sshd import Sshd
 from tests.servers.state import make_state_directory, remove_state_directory, sweep
 
 #: The site in the name of a test.
-SITE = re.compile(r"[\[-]((?:shell|slurm|sge|pbs|torque|lsf|volclava)-(?:local|ssh))[\]-]")
+SITE = re.compile(r"[\[-]((?:shell|slurm|sge|pbs|torque|lsf|volclava)-(?:local|ssh|openssh))[\]-]")
 
 #: Faults that are injected on each batch system where nobody says how many.
 FAULT_POINTS = 12

@@ -28,6 +28,7 @@ from ..transport.base import STDOUT, Pipe
 
 if TYPE_CHECKING:
     from ..transport.shell import Completed
+    from ..transport.ssh import SshSettings
 
 #: Tools that every frontend has to have.
 _TOOLS = "awk cat chmod date find head id mkdir mv rm sed stat tail tar uname"
@@ -115,12 +116,17 @@ def _network(settings: ResourceSettings) -> Iterator[Finding]:
     """Look the host up and knock at its port; what lies behind a jump host is left to the login."""
     if settings.ssh is None:
         return
+    from ..transport.openssh_only import open_connection
     from ..transport.ssh_config import resolve
 
     try:
         host = resolve(settings.ssh)
     except BatchlibError as error:
         yield Finding("wrong", "SSH configuration", str(error), "mend your ~/.ssh/config, or set 'ssh_config'")
+        return
+    yield from _transport(settings, settings.ssh)
+    if settings.transport == "openssh" and open_connection(settings.ssh):
+        yield Finding("ok", "connection", f"your own open connection at {host.control_path} is used")
         return
     if host.proxy_jump or host.proxy_command:
         yield Finding("ok", "host name", f"{host.hostname} is reached through {host.proxy_jump or host.proxy_command}")
@@ -144,6 +150,16 @@ def _network(settings: ResourceSettings) -> Iterator[Finding]:
         )  # fmt: skip
         return
     yield Finding("ok", "port", f"{host.port} is open")
+
+
+def _transport(settings: ResourceSettings, ssh: SshSettings) -> Iterator[Finding]:
+    """See whether the user's own ssh would do better."""
+    from ..transport.openssh_only import openssh_only
+
+    reasons = openssh_only(ssh) if settings.transport == "ssh" else []
+    if reasons:
+        text = f"only your own ssh can use all that your SSH configuration has: {'; '.join(reasons)}"
+        yield Finding("warning", "transport", text, "say 'transport = openssh'")
 
 
 def _login(backend: BatchSystem, settings: ResourceSettings) -> Iterator[Finding]:

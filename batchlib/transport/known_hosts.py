@@ -247,6 +247,10 @@ class KnownHosts:
             )
         raise unknown(names[0], shown, login)
 
+    def only_certified(self, names: list[str]) -> bool:
+        """Tell whether a host, by its names from `lookup_names`, is known by a certificate authority alone."""
+        return bool(self._about(names, _AUTHORITY)) and not self._about(names[:1], "")
+
     def _about(self, names: list[str], marker: str) -> list[KnownKey]:
         return [
             known

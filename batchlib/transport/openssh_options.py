@@ -109,11 +109,15 @@ def _way_through(settings: SshSettings, resolved: ResolvedHost, *, person: bool)
     return f"{command} -W '[%h]:%p' -- {shlex.quote(hop.host)}"
 
 
+def clean(log: str) -> str:
+    """Give a log without what could move a cursor, one line after the other."""
+    lines = (line.strip() for line in log.replace("\r", "\n").split("\n"))
+    return "\n".join("".join(char if char.isprintable() else "?" for char in line) for line in lines if line)
+
+
 def said(log: str) -> list[str]:
-    """Give the lines of a log that are meant for people, without what could move a cursor."""
-    lines = [line.strip() for line in log.replace("\r", "\n").split("\n")]
-    kept = [line for line in lines if line and not _DEBUG.match(line)]
-    return ["".join(char if char.isprintable() else "?" for char in line) for line in dict.fromkeys(kept)]
+    """Give the lines of a log that are meant for people, each once."""
+    return [line for line in dict.fromkeys(clean(log).split("\n")) if line and not _DEBUG.match(line)]
 
 
 def complaints(log: str) -> list[str]:
@@ -142,6 +146,7 @@ def login_error(log: str, settings: SshSettings, resolved: ResolvedHost, *, pers
     settings, resolved, person
         As for `login_options`.
     """
+    log = clean(log)
     shown = re.search(r"Server host key: (\S+ SHA256:\S+)", log)
     name = lookup_names(resolved.hostname, resolved.port, resolved.host_key_alias)[0]
     login = _login(settings, resolved)
@@ -152,7 +157,7 @@ def login_error(log: str, settings: SshSettings, resolved: ResolvedHost, *, pers
         return unknown(named, shown[1] if shown and named == name else f"one of type {match[1]}", login)
     words = " / ".join(complaints(log)[-3:])
     if _REFUSED.search(words):
-        tried = ", ".join(f"key {key}" for key in re.findall(r"Offering public key: (.+?)\r?$", log, re.MULTILINE))
+        tried = ", ".join(f"key {key}" for key in re.findall(r"Offering public key: (.+)", log))
         message = f"{resolved.target} did not let us in. ssh said: {words}."
         message += f" Tried: {tried}." if tried else ""
         return AuthenticationFailed(message if person else f"{message} {_advice(resolved, login)}")
@@ -165,7 +170,7 @@ def login_error(log: str, settings: SshSettings, resolved: ResolvedHost, *, pers
 
 def _reason(log: str, words: str, timeout: float) -> str:
     """Say why there is no connection to a host that can be reached."""
-    greeting = " / ".join(re.findall(r"banner line \d+: (.+?)\r?$", log, re.MULTILINE)[:3])
+    greeting = " / ".join(re.findall(r"banner line \d+: (.+)", log)[:3])
     if hung_up(log):
         said_first = f", saying {greeting!r}" if greeting else ", perhaps because too many are logging in"
         return f"the server closed the connection before it greeted{said_first}"

@@ -95,3 +95,19 @@ def test_a_host_that_nobody_knows_and_a_wrong_password(user: User, frontend: Fro
     assert said.status == 1
     assert "host key" in said.err
     assert user.run("gstat", "--json").document["tasks"] == []
+
+
+def test_the_users_own_ssh_is_recommended_where_it_can_more(user: User, frontend: Frontend) -> None:
+    text = user.config.read_text().replace("ssh_config = none", f"ssh_config = {user.home}/config")
+    user.config.write_text(text)
+    (user.home / "config").write_text("Host *\n    ControlPath ~/control-%C\n")
+    recommended = findings(user, "far", status=0)["transport"]
+    assert recommended["level"] == "warning"
+    assert "ControlPath" in recommended["message"]
+    assert "transport = openssh" in recommended["remedy"]
+    user.config.write_text(text.replace("transport = ssh", "transport = openssh"))
+    found = findings(user, "far", status=0)
+    assert "transport" not in found
+    for check in ("host key", "authentication", "shell", "spool directory"):
+        assert found[check]["level"] == "ok"
+    assert "sessions = 3" in found["sessions"]["remedy"]

@@ -12,7 +12,10 @@ from tests.conformance.sites import PLACES, open_site
 pytest.register_assert_rewrite("batchlib.conformance.scenarios")
 
 
-@pytest.fixture(scope="session", params=[f"{place}-{where}" for place in PLACES for where in ("local", "ssh")])
+SITES = [f"{place}-{where}" for place in PLACES for where in ("local", "ssh")]
+
+
+@pytest.fixture(scope="session", params=[*SITES, "slurm-openssh"])
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     """A resource under test."""
     with open_site(request, request.param) as found:

@@ -84,7 +84,7 @@ def open_site(request: pytest.FixtureRequest, name: str) -> Iterator[Site]:
     request : pytest.FixtureRequest
         Of the fixture.
     name : str
-        A place, a dash, and ``local`` or ``ssh``.
+        A place, a dash, and ``local``, ``ssh`` or ``openssh``.
     """
     place_name, _, where = name.partition("-")
     place = PLACES[place_name]
@@ -114,7 +114,7 @@ def keys_of(
     place : Place
         The site.
     where : str
-        ``local`` or ``ssh``.
+        ``local``, ``ssh``, or, for a real batch system, ``openssh``.
     """
     directory: Path = request.getfixturevalue("tmp_path_factory").mktemp(place.kind)
     if place.fake:
@@ -150,11 +150,11 @@ def _cluster(
     cluster: Cluster = request.getfixturevalue(place.fixture)
     down = cluster.daemon(place.daemon).stopped
     user = cluster.account
-    if where == "ssh":
+    if where != "local":
         state: Path = request.getfixturevalue("server_directory")
-        server = Sshd(state / f"{place.kind}-frontend", user=user.pw_name, set_env=cluster.env)
+        server = Sshd(state / f"{place.kind}-{where}-frontend", user=user.pw_name, set_env=cluster.env)
         stack.enter_context(server)
-        return over_ssh(server, spooldir=_spool(place.kind, where), **place.keys), down
+        return over_ssh(server, transport=where, spooldir=_spool(place.kind, where), **place.keys), down
     # root's PATH may lead to where others can't look
     setup = exports({"PATH": PATH, **cluster.env, "HOME": user.pw_dir})
     local = Transport(OrdinaryUser(user.pw_name), setup=setup)
