@@ -232,13 +232,7 @@ class KnownHosts:
         # a key known for the host without its port may be another server's: it can confirm, not contradict
         expected = self._about(names[:1], "")
         if expected:
-            known_keys = "; ".join(f"{key_type(k.key)} {fingerprint(k.key)} in {k.place}" for k in expected)
-            raise HostKeyChanged(
-                f"THE HOST KEY OF {names[0]} HAS CHANGED. Somebody may be listening in, or the host was installed "
-                f"anew. It shows {shown}; known is {known_keys}. Ask its administrators; if the new key is right, "
-                "remove the old ones from the file, with "
-                f"ssh-keygen -R '{names[0]}' -f {expected[0].place.rpartition(', line ')[0]}"
-            )
+            raise changed(names[0], shown, expected)
         if self._about(names, _AUTHORITY):
             raise HostKeyError(
                 f"{names[0]} is known by a certificate authority only, whose certificates can't be checked here. "
@@ -257,6 +251,25 @@ class KnownHosts:
             for known in self._keys
             if known.marker == marker and any(name_matches(known.names, name) for name in names)
         ]
+
+
+def changed(name: str, shown: str, known: list[KnownKey]) -> HostKeyChanged:
+    """Make the error that a host shows another key than before.
+
+    Parameters
+    ----------
+    name, shown : str
+        As for `unknown`.
+    known : list of KnownKey
+        The keys that it should have; at least one.
+    """
+    known_keys = "; ".join(f"{key_type(k.key)} {fingerprint(k.key)} in {k.place}" for k in known)
+    return HostKeyChanged(
+        f"THE HOST KEY OF {name} HAS CHANGED. Somebody may be listening in, or the host was installed "
+        f"anew. It shows {shown}; known is {known_keys}. Ask its administrators; if the new key is right, "
+        "remove the old ones from the file, with "
+        f"ssh-keygen -R '{name}' -f {known[0].place.rpartition(', line ')[0]}"
+    )
 
 
 def unknown(name: str, shown: str, login: str) -> UnknownHostKey:

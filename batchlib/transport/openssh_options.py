@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import shlex
 from pathlib import Path
 
 from ..errors import AuthenticationFailed, ConnectionFailed, HostKeyChanged, InvalidValue
-from .known_hosts import lookup_names, own_file, unknown
+from .known_hosts import changed, lookup_names, own_file, parse, unknown
 from .ssh import SshSettings
 from .ssh_config import ResolvedHost, address_options, next_jump, resolve
 
@@ -160,7 +161,7 @@ def login_error(log: str, settings: SshSettings, resolved: ResolvedHost, *, pers
         tried = ", ".join(f"key {key}" for key in re.findall(r"Offering public key: (.+)", log))
         message = f"{resolved.target} did not let us in. ssh said: {words}."
         message += f" Tried: {tried}." if tried else ""
-        return AuthenticationFailed(message if person else f"{message} {_advice(resolved, login)}")
+        return AuthenticationFailed(message if person else f"{message} {_advice(settings, resolved, login)}")
     if match := _UNREACHED.search(words):
         return ConnectionFailed(f"cannot connect to {match[1]}, port {match[2]}: {match[3]}")
     if match := _NO_HOST.search(words):
@@ -186,21 +187,22 @@ def _reason(log: str, words: str, timeout: float) -> str:
 
 def _changed(log: str, name: str, shown: str) -> HostKeyChanged:
     place = re.search(r"key in (\S.*):(\d+)", log)
-    where = f" in {place[1]}, line {place[2]}" if place else ""
-    if "HAS CHANGED" not in log:
-        return HostKeyChanged(
-            f"the host key of {name} ({shown}) is marked as revoked{where}. Do not connect; ask its administrators."
-        )
-    remove = f" with ssh-keygen -R '{name}' -f {place[1]}" if place else ""
+    where = f"{place[1]}, line {place[2]}" if place else "a known hosts file"
+    if place and "HAS CHANGED" in log:
+        with contextlib.suppress(OSError):
+            keys = parse(Path(place[1]).read_text("utf-8", "replace"), place[1])
+            if known := [key for key in keys if key.place == where]:
+                return changed(name, shown, known)
+    what = "contradicts another one" if "HAS CHANGED" in log else "is marked as revoked"
     return HostKeyChanged(
-        f"THE HOST KEY OF {name} HAS CHANGED. Somebody may be listening in, or the host was installed anew. It shows "
-        f"{shown}; another one is known{where}. Ask its administrators; if the new key is right, remove the old "
-        f"one{remove}."
+        f"the host key of {name} ({shown}) {what} in {where}: IT HAS CHANGED. Do not connect; ask its administrators."
     )
 
 
-def _advice(resolved: ResolvedHost, login: str) -> str:
+def _advice(settings: SshSettings, resolved: ResolvedHost, login: str) -> str:
     """Say how a person opens the connection that programs without a person use then."""
+    if settings.ssh_config == "none":
+        return "There is nobody to ask here, and with ssh_config = none no connection of yours is looked for."
     if resolved.control_path:
         return f"There is nobody to ask here: run `ssh -M -N -f {login}` in a terminal first; that connection is used."
     return (
@@ -212,4 +214,6 @@ def _advice(resolved: ResolvedHost, login: str) -> str:
 def _login(settings: SshSettings, resolved: ResolvedHost) -> str:
     """Give what a person says to ``ssh`` to get there."""
     config = settings.ssh_config
-    return f"-F {shlex.quote(str(Path(config).expanduser()))} {resolved.login}" if config else resolved.login
+    if not config or config == "none":
+        return resolved.login
+    return f"-F {shlex.quote(str(Path(config).expanduser()))} {resolved.login}"

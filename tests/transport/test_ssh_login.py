@@ -10,12 +10,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from batchlib.errors import AuthenticationFailed, HostKeyChanged, HostKeyError, UnknownHostKey
 from batchlib.transport.known_hosts import fingerprint
+from batchlib.transport.openssh import OpensshCarrier
 from batchlib.transport.ssh import SshCarrier, SshSettings, shared_carrier
 from tests.fakes.frontend import Frontend
 from tests.servers.sshd import Sshd
@@ -40,13 +43,27 @@ class Person:
         return self._answers.pop(0)
 
 
-def log_in(settings: SshSettings, person: Person | None = None) -> None:
+def log_in(
+    settings: SshSettings, person: Person | None = None, *, kind: type[SshCarrier | OpensshCarrier] = SshCarrier
+) -> None:
     """Make sure that the settings lead to a shell."""
-    carrier = SshCarrier(settings, person)
+    carrier = kind(settings, person)
     try:
         assert run(carrier, "echo in").out == b"in\n"
     finally:
         carrier.close()
+
+
+class LogIn(Protocol):
+    """Makes sure that settings lead to a shell."""
+
+    def __call__(self, settings: SshSettings, /) -> None: ...
+
+
+@pytest.fixture(name="log_in", params=[SshCarrier, OpensshCarrier], ids=["paramiko", "openssh"])
+def log_in_either_way(request: pytest.FixtureRequest) -> LogIn:
+    """Take the place of `log_in` in tests of what holds for both carriers."""
+    return partial(log_in, kind=request.param)
 
 
 def bare(server: Sshd, **changes: object) -> SshSettings:
@@ -69,7 +86,7 @@ def authorize(server: Sshd, *public: Path) -> None:
 # host keys
 
 
-def test_an_unknown_host_key_is_refused(plain_sshd: Sshd, own_data: Path) -> None:
+def test_an_unknown_host_key_is_refused(plain_sshd: Sshd, own_data: Path, log_in: LogIn) -> None:
     with pytest.raises(UnknownHostKey) as caught:
         log_in(bare(plain_sshd, keyfile=str(plain_sshd.keyfile)))
     message = str(caught.value)
@@ -79,7 +96,7 @@ def test_an_unknown_host_key_is_refused(plain_sshd: Sshd, own_data: Path) -> Non
     assert not own_data.exists()
 
 
-def test_accept_new_remembers_the_key(make_sshd: MakeSshd, own_data: Path) -> None:
+def test_accept_new_remembers_the_key(make_sshd: MakeSshd, own_data: Path, log_in: LogIn) -> None:
     server = make_sshd()
     key = {"keyfile": str(server.keyfile)}
     log_in(bare(server, host_keys="accept-new", **key))
@@ -93,7 +110,7 @@ def test_accept_new_remembers_the_key(make_sshd: MakeSshd, own_data: Path) -> No
     log_in(bare(server, host_keys="ignore", **key))
 
 
-def test_a_changed_host_key_is_told_loudly(make_sshd: MakeSshd) -> None:
+def test_a_changed_host_key_is_told_loudly(make_sshd: MakeSshd, log_in: LogIn) -> None:
     server = make_sshd()
     before = server.fingerprint
     server.change_host_key()
@@ -106,7 +123,7 @@ def test_a_changed_host_key_is_told_loudly(make_sshd: MakeSshd) -> None:
     assert f"{server.known_hosts}, line 1" in message
 
 
-def test_a_revoked_host_key_is_refused(make_sshd: MakeSshd) -> None:
+def test_a_revoked_host_key_is_refused(make_sshd: MakeSshd, log_in: LogIn) -> None:
     server = make_sshd()
     line = server.known_hosts.read_text()
     server.known_hosts.write_text(line + "@revoked * " + line.split(" ", 1)[1])
@@ -123,7 +140,9 @@ def test_a_certificate_authority_alone_does_not_do(make_sshd: MakeSshd) -> None:
 
 
 @pytest.mark.parametrize("kind", ["rsa", "ecdsa", "ed25519"])
-def test_the_kind_of_key_that_is_known_is_asked_for(kind: str, make_sshd: MakeSshd, tmp_path: Path) -> None:
+def test_the_kind_of_key_that_is_known_is_asked_for(
+    kind: str, make_sshd: MakeSshd, tmp_path: Path, log_in: LogIn
+) -> None:
     keys = {name: tmp_path / f"host_{name}" for name in ("rsa", "ecdsa", "ed25519")}
     for name, file in keys.items():
         make_key(file, name)
@@ -200,7 +219,7 @@ def test_nobody_is_asked_about_a_key_that_would_not_do(plain_sshd: Sshd, tmp_pat
     assert person.asked == []
 
 
-def test_two_keys_that_are_both_needed(make_sshd: MakeSshd, tmp_path: Path) -> None:
+def test_two_keys_that_are_both_needed(make_sshd: MakeSshd, tmp_path: Path, log_in: LogIn) -> None:
     server = make_sshd(options={"AuthenticationMethods": "publickey,publickey"})
     make_key(tmp_path / "second")
     with pytest.raises(AuthenticationFailed):
@@ -220,7 +239,7 @@ def certified(make_sshd: MakeSshd, tmp_path: Path) -> tuple[Sshd, Path]:
     return server, tmp_path / "key"
 
 
-def test_a_certificate_beside_its_key(certified: tuple[Sshd, Path]) -> None:
+def test_a_certificate_beside_its_key(certified: tuple[Sshd, Path], log_in: LogIn) -> None:
     server, key = certified
     log_in(trusting(server, keyfile=str(key)))
     Path(f"{key}-cert.pub").unlink()
@@ -228,7 +247,7 @@ def test_a_certificate_beside_its_key(certified: tuple[Sshd, Path]) -> None:
         log_in(trusting(server, keyfile=str(key)))
 
 
-def test_a_certificate_elsewhere(certified: tuple[Sshd, Path], tmp_path: Path) -> None:
+def test_a_certificate_elsewhere(certified: tuple[Sshd, Path], tmp_path: Path, log_in: LogIn) -> None:
     server, key = certified
     (tmp_path / "elsewhere").mkdir()
     moved = Path(f"{key}-cert.pub").rename(tmp_path / "elsewhere" / "certificate")
@@ -268,7 +287,7 @@ def agent(monkeypatch: pytest.MonkeyPatch, server_directory: Path) -> Iterator[C
     socket.unlink(missing_ok=True)
 
 
-def test_a_key_in_the_agent(agent: Callable[..., None], plain_sshd: Sshd, tmp_path: Path) -> None:
+def test_a_key_in_the_agent(agent: Callable[..., None], plain_sshd: Sshd, tmp_path: Path, log_in: LogIn) -> None:
     make_key(tmp_path / "another", "rsa")
     agent(tmp_path / "another", plain_sshd.keyfile)
     log_in(trusting(plain_sshd))
@@ -304,7 +323,7 @@ def test_an_encrypted_key_is_used_through_the_agent(
 
 
 def test_a_certificate_in_the_agent_and_one_beside_an_agent_key(
-    agent: Callable[..., None], make_sshd: MakeSshd, tmp_path: Path
+    agent: Callable[..., None], make_sshd: MakeSshd, tmp_path: Path, log_in: LogIn
 ) -> None:
     make_key(tmp_path / "authority")
     make_key(tmp_path / "key")
@@ -377,7 +396,7 @@ def test_one_login_serves_all_users_of_the_settings(make_frontend: MakeFrontend,
     assert frontend.connections == 0
 
 
-def test_a_failed_login_is_not_tried_again_by_itself(make_frontend: MakeFrontend) -> None:
+def test_a_failed_login_is_not_tried_again_by_itself(make_frontend: MakeFrontend, log_in: LogIn) -> None:
     frontend = make_frontend(password="hunter2", keyfile=None)
     with pytest.raises(AuthenticationFailed):
         log_in(settings_for(frontend, password_command="echo wrong"))

@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from batchlib.errors import ConfigurationError, ConnectionFailed, InvalidValue, UnknownHostKey
+from batchlib.transport.openssh import OpensshCarrier
 from batchlib.transport.ssh import SshCarrier, SshSettings
 from tests.conftest import require
 from tests.fakes.frontend import Frontend
@@ -46,13 +48,17 @@ def config(plain_sshd: Sshd, jump: Sshd, tmp_path: Path) -> Path:
     return file
 
 
-@contextlib.contextmanager
-def carrier_to(settings: SshSettings) -> Iterator[SshCarrier]:
-    carrier = SshCarrier(settings)
-    try:
-        yield carrier
-    finally:
-        carrier.close()
+def carrier_to(settings: SshSettings) -> AbstractContextManager[SshCarrier]:
+    return contextlib.closing(SshCarrier(settings))
+
+
+EitherWay = Callable[[SshSettings], AbstractContextManager[SshCarrier | OpensshCarrier]]
+
+
+@pytest.fixture(name="carrier_to", params=[SshCarrier, OpensshCarrier], ids=["paramiko", "openssh"])
+def either_carrier_to(request: pytest.FixtureRequest) -> EitherWay:
+    """Take the place of `carrier_to` in tests of what holds for both carriers."""
+    return lambda settings: contextlib.closing(request.param(settings))
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 10) -> bool:
@@ -68,7 +74,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 10) -> bool:
 # jump hosts
 
 
-def test_a_jump_host_of_the_configuration(plain_sshd: Sshd, jump: Sshd, config: Path) -> None:
+def test_a_jump_host_of_the_configuration(plain_sshd: Sshd, jump: Sshd, config: Path, carrier_to: EitherWay) -> None:
     with carrier_to(SshSettings(plain_sshd.name, ssh_config=str(config))) as carrier:
         data = bytes(range(256)) * 40_000
         assert run(carrier, "cat", data).out == data
@@ -107,7 +113,9 @@ def test_a_gateway_serves_all_that_lies_behind_it(plain_sshd: Sshd, jump: Sshd, 
     assert eventually(lambda: not jump.connections())
 
 
-def test_several_jump_hosts(plain_sshd: Sshd, jump: Sshd, config: Path, make_frontend: Callable[..., Frontend]) -> None:
+def test_several_jump_hosts(
+    plain_sshd: Sshd, jump: Sshd, config: Path, make_frontend: Callable[..., Frontend], carrier_to: EitherWay
+) -> None:
     outer = make_frontend(password="hunter2", keyfile=None)
     known = outer.home / "known_hosts"
     known.write_text(outer.known_hosts_line)
@@ -125,7 +133,7 @@ def test_several_jump_hosts(plain_sshd: Sshd, jump: Sshd, config: Path, make_fro
 
 
 def test_the_host_key_behind_a_jump_host_is_checked_under_its_own_name(
-    plain_sshd: Sshd, config: Path, tmp_path: Path
+    plain_sshd: Sshd, config: Path, tmp_path: Path, carrier_to: EitherWay
 ) -> None:
     text = config.read_text().replace(str(plain_sshd.known_hosts), str(tmp_path / "empty"))
     config.write_text(text)
@@ -148,7 +156,9 @@ def test_jump_hosts_that_fail(make_sshd: Callable[..., Sshd], plain_sshd: Sshd) 
         assert run(carrier, "echo fine").out == b"fine\n"
 
 
-def test_the_death_of_a_jump_host_is_noticed_at_once(plain_sshd: Sshd, jump: Sshd, config: Path) -> None:
+def test_the_death_of_a_jump_host_is_noticed_at_once(
+    plain_sshd: Sshd, jump: Sshd, config: Path, carrier_to: EitherWay
+) -> None:
     with carrier_to(SshSettings(plain_sshd.name, ssh_config=str(config))) as carrier:
         pipe = carrier.open("echo ready; sleep 60")
         wait_for_output(pipe, b"ready\n")
@@ -158,7 +168,7 @@ def test_the_death_of_a_jump_host_is_noticed_at_once(plain_sshd: Sshd, jump: Ssh
         assert run(carrier, "echo again").out == b"again\n"
 
 
-def test_a_silent_jump_host_is_noticed(plain_sshd: Sshd, jump: Sshd, config: Path) -> None:
+def test_a_silent_jump_host_is_noticed(plain_sshd: Sshd, jump: Sshd, config: Path, carrier_to: EitherWay) -> None:
     settings = SshSettings(plain_sshd.name, ssh_config=str(config), keepalive=0.4, timeout=2)
     with carrier_to(settings) as carrier:
         pipe = carrier.open("echo ready; sleep 60")
@@ -186,7 +196,7 @@ def proxied(plain_sshd: Sshd, tmp_path: Path) -> Callable[[str], SshSettings]:
     return make
 
 
-def test_a_proxy_command(proxied: Callable[[str], SshSettings], jump: Sshd) -> None:
+def test_a_proxy_command(proxied: Callable[[str], SshSettings], jump: Sshd, carrier_to: EitherWay) -> None:
     with carrier_to(proxied(f"ssh -F {jump.config} -W %h:%p jump 2>/dev/null")) as carrier:
         data = bytes(range(256)) * 40_000
         assert run(carrier, "cat", data).out == data
@@ -194,16 +204,16 @@ def test_a_proxy_command(proxied: Callable[[str], SshSettings], jump: Sshd) -> N
     assert eventually(lambda: not jump.connections())
 
 
-def test_a_proxy_command_that_fails_is_quoted(proxied: Callable[[str], SshSettings]) -> None:
-    quoted = pytest.raises(ConnectionFailed, match="the proxy command said: the proxy is closed")
-    with carrier_to(proxied("echo the proxy is closed >&2; exit 1")) as carrier, quoted:
+def test_a_proxy_command_that_fails_is_quoted(proxied: Callable[[str], SshSettings], carrier_to: EitherWay) -> None:
+    quoted = pytest.raises(ConnectionFailed, match="said: the proxy is closed")
+    with carrier_to(proxied("sh -c 'echo the proxy is closed >&2; exit 1'")) as carrier, quoted:
         carrier.open("true")
 
 
 def test_a_proxy_command_that_dies_is_noticed_at_once(
-    proxied: Callable[[str], SshSettings], jump: Sshd, tmp_path: Path
+    proxied: Callable[[str], SshSettings], jump: Sshd, tmp_path: Path, carrier_to: EitherWay
 ) -> None:
-    command = f"echo $$ >{tmp_path}/pid; exec ssh -F {jump.config} -W %h:%p jump"
+    command = f"sh -c 'echo $$ >{tmp_path}/pid; exec ssh -F {jump.config} -W %h:%p jump'"
     with carrier_to(proxied(command)) as carrier:
         pipe = carrier.open("echo ready; sleep 60")
         wait_for_output(pipe, b"ready\n")
