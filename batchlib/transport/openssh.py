@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .base import Pipe
 from .shared import Link, Prompt, SharedCarrier, shared_link
 from .ssh import SshSettings
 
 if TYPE_CHECKING:
     from .openssh_connection import Connection
+    from .openssh_tunnel import OpensshTunnel
 
 
 class OpensshCarrier(SharedCarrier["Connection"]):
@@ -32,6 +34,28 @@ class OpensshCarrier(SharedCarrier["Connection"]):
     ) -> None:
         super().__init__(settings.target, _link or _new_link(settings, prompt))
         self.settings = settings
+
+    def forward(
+        self, remote_host: str, remote_port: int, local: tuple[str, int] | str = ("127.0.0.1", 0)
+    ) -> OpensshTunnel:
+        """Make a TCP service that the machine can reach available on this one.
+
+        Parameters, result and errors are those of `SshCarrier.forward`.
+        """
+        from .openssh_tunnel import OpensshTunnel
+
+        self._link.use(self, lambda connection: None)
+        return OpensshTunnel(self, (remote_host, remote_port), local)
+
+    def open_tcp(self, host: str, port: int) -> Pipe:
+        """Connect to a TCP service from the machine; what it says is the pipe's standard output.
+
+        Raises
+        ------
+        ConnectionFailed
+            The service, or the machine itself, can't be reached.
+        """
+        return self._link.use(self, lambda connection: connection.open_tcp(host, port))
 
 
 def shared_openssh(settings: SshSettings, prompt: Prompt | None = None) -> OpensshCarrier:

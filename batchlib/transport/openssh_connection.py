@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..errors import ConnectionFailed
 from .base import STDERR, Pipe
@@ -62,30 +62,46 @@ class Connection:
         ConnectionFailed
             No session could be opened; nothing was started.
         """
+        words: list[str | bytes] = ["--", self.resolved.alias, command.encode("utf-8", "surrogateescape")]
         return self._gate.open(
-            lambda: self._start(command),
+            lambda: self._start(words, self._gate.leave),
             lambda: self.alive,
             target=self.target,
             wait=self.settings.session_wait,
             patience=self.settings.timeout,
         )
 
+    def open_tcp(self, host: str, port: int) -> Pipe:
+        """Connect to a TCP service from the machine.
+
+        Raises
+        ------
+        ConnectionFailed
+            The service, or the machine itself, can't be reached.
+        """
+        service = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            # servers don't count these as sessions
+            return self._start(["-W", service, "--", self.resolved.alias], lambda: None)
+        except NoRoom as error:
+            raise ConnectionFailed(f"{self.target} can't connect to {host}, port {port}") from error
+
     def close(self) -> None:
         """Let go of the master, which ends all programs' pipes if it is our own."""
         self._broken = True
         self._master.close()
 
-    def _start(self, command: str) -> Pipe:
-        """Start a program, or raise `NoRoom`."""
+    def _start(self, words: Sequence[str | bytes], leave: Callable[[], None]) -> Pipe:
+        """Start an ssh that uses the connection, or raise `NoRoom`; `leave` is called at its end."""
         directory = private_directory()
         try:
             journal = _Journal(str(directory / "journal"))
             try:
-                process = self._popen(command, journal.path)
+                process = self._popen(words, journal.path)
             except BaseException:
                 journal.close()
                 raise
-            pipe = _SessionPipe(process, self.target, journal, self._gate.leave, self._farewell)
+            pipe = _SessionPipe(process, self.target, journal, leave, self._farewell)
             try:
                 self._await_session(journal, process)
             except BaseException:
@@ -95,12 +111,12 @@ class Connection:
             shutil.rmtree(directory, ignore_errors=True)
         return pipe
 
-    def _popen(self, command: str, journal: str) -> subprocess.Popen[bytes]:
+    def _popen(self, words: Sequence[str | bytes], journal: str) -> subprocess.Popen[bytes]:
         # what it says itself goes to the journal, so that it can't be taken for the program's words
-        words = [*mux_options(self._master.path), "-o", "LogLevel=DEBUG1", "-E", journal, "--", self.resolved.alias]
+        options = [*mux_options(self._master.path), "-o", "LogLevel=DEBUG1", "-E", journal]
         try:
             return subprocess.Popen(
-                [shutil.which("ssh") or "ssh", *words, command.encode("utf-8", "surrogateescape")],
+                [shutil.which("ssh") or "ssh", *options, *words],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -1,17 +1,20 @@
-"""The byte stream below an SSH connection: a TCP connection, or a command of the user's."""
+"""Sockets beside SSH: what is below a connection (TCP, or a command of the user's), and addresses to listen on."""
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 from typing import IO
 
-from ..errors import ConnectionFailed
+from ..errors import ConnectionFailed, InvalidValue
 
 #: Seconds that a proxy command may take to end once its streams are closed.
 _GRACE = 1.0
@@ -65,6 +68,31 @@ def _tune(connection: socket.socket) -> None:
     for name, value in values.items():
         if hasattr(socket, name):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def refuse_public(local: tuple[str, int] | str) -> None:
+    """Make sure that nobody else can reach an address to listen on: loopback, or a socket in a private directory.
+
+    Raises
+    ------
+    InvalidValue
+        Others could.
+    """
+    if isinstance(local, str):
+        directory = Path(local).absolute().parent
+        try:
+            info = directory.stat()
+        except OSError as error:
+            raise InvalidValue(f"cannot make a socket in {directory}: {error.strerror}") from error
+        if info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o077:
+            raise InvalidValue(f"other users could reach a socket in {directory}: a directory of mode 0700 is needed")
+        return
+    try:
+        if local[0] == "localhost" or ipaddress.IPv4Address(local[0]).is_loopback:
+            return
+    except ValueError:
+        pass
+    raise InvalidValue(f"other users and machines could reach {local[0]!r}: 127.0.0.1 or a socket file is needed")
 
 
 class ProxyCommand:

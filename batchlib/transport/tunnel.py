@@ -7,12 +7,10 @@ so it gets ours; its forwarding loses answers to half-closed connections and kno
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import os
 import socket
 import socketserver
-import stat
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +19,7 @@ import paramiko
 import sshtunnel
 
 from ..errors import ConnectionFailed, InvalidValue
+from .ssh_socket import refuse_public
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -61,7 +60,7 @@ class Tunnel:
     def __init__(
         self, carrier: SshCarrier, remote_host: str, remote_port: int, local: tuple[str, int] | str = ("127.0.0.1", 0)
     ) -> None:
-        _refuse_public(local)
+        refuse_public(local)
         self._pid = os.getpid()
         self._forwarder = _Forwarder(carrier, (remote_host, remote_port), local)
         try:
@@ -81,24 +80,6 @@ class Tunnel:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-
-def _refuse_public(local: tuple[str, int] | str) -> None:
-    if isinstance(local, str):
-        directory = Path(local).absolute().parent
-        try:
-            info = directory.stat()
-        except OSError as error:
-            raise InvalidValue(f"cannot make a socket in {directory}: {error.strerror}") from error
-        if info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o077:
-            raise InvalidValue(f"other users could reach a socket in {directory}: a directory of mode 0700 is needed")
-        return
-    try:
-        if local[0] == "localhost" or ipaddress.IPv4Address(local[0]).is_loopback:
-            return
-    except ValueError:
-        pass
-    raise InvalidValue(f"other users and machines could reach {local[0]!r}: 127.0.0.1 or a socket file is needed")
 
 
 class _Gateway:

@@ -283,56 +283,65 @@ def shout(address: tuple[str, int] | str, text: bytes) -> bytes:
         return answer
 
 
-def test_a_tunnel_to_a_tcp_service(real: SshCarrier, service: int) -> None:
-    with real.forward("127.0.0.1", service) as tunnel:
+@pytest.fixture(params=["real", "openssh"])
+def far(request: pytest.FixtureRequest) -> SshCarrier | OpensshCarrier:
+    """A carrier of either kind to a real server."""
+    carrier: SshCarrier | OpensshCarrier = request.getfixturevalue(request.param)
+    return carrier
+
+
+def test_a_tunnel_to_a_tcp_service(far: SshCarrier | OpensshCarrier, service: int) -> None:
+    with far.forward("127.0.0.1", service) as tunnel:
         assert tunnel.local_address[0] == "127.0.0.1"
         assert shout(tunnel.local_address, b"hello") == b"HELLO"
         text = b"abcdefgh" * 500_000
         assert shout(tunnel.local_address, text) == text.upper()
         # programs go on beside it
-        assert run(real, "echo beside").out == b"beside\n"
+        assert run(far, "echo beside").out == b"beside\n"
         address = tunnel.local_address
     with pytest.raises(ConnectionRefusedError):
         shout(address, b"hello")
-    assert run(real, "echo after").out == b"after\n"
+    assert run(far, "echo after").out == b"after\n"
 
 
-def test_a_tunnel_from_a_socket_file(real: SshCarrier, service: int, server_directory: Path) -> None:
+def test_a_tunnel_from_a_socket_file(far: SshCarrier | OpensshCarrier, service: int, server_directory: Path) -> None:
     directory = server_directory / "tunnel"  # the path of a socket has to be short
-    directory.mkdir(mode=0o700)
+    directory.mkdir(mode=0o700, exist_ok=True)
     path = directory / "s"
-    with real.forward("127.0.0.1", service, local=str(path)) as tunnel:
+    with far.forward("127.0.0.1", service, local=str(path)) as tunnel:
         assert tunnel.local_address == str(path)
         assert stat.S_ISSOCK(path.stat().st_mode)
         assert shout(str(path), b"hello") == b"HELLO"
     assert not path.exists()
 
 
-def test_many_connections_through_a_tunnel(real: SshCarrier, service: int) -> None:
-    with real.forward("127.0.0.1", service) as tunnel, ThreadPoolExecutor(50) as threads:
+def test_many_connections_through_a_tunnel(far: SshCarrier | OpensshCarrier, service: int) -> None:
+    with far.forward("127.0.0.1", service) as tunnel, ThreadPoolExecutor(50) as threads:
         answers = list(threads.map(lambda n: shout(tunnel.local_address, b"hello %d" % n), range(200)))
     assert answers == [b"HELLO %d" % number for number in range(200)]
 
 
-def test_tunnels_that_others_could_use_are_refused(real: SshCarrier, service: int, tmp_path: Path) -> None:
+def test_tunnels_that_others_could_use_are_refused(
+    far: SshCarrier | OpensshCarrier, service: int, tmp_path: Path
+) -> None:
     tmp_path.chmod(0o755)
     for local in (("0.0.0.0", 0), ("", 0), ("192.0.2.1", 0), ("example.org", 0), str(tmp_path / "s"), "/nowhere/s"):
         with pytest.raises(InvalidValue):
-            real.forward("127.0.0.1", service, local=local)
+            far.forward("127.0.0.1", service, local=local)
 
 
-def test_a_local_port_that_is_in_use(real: SshCarrier, service: int) -> None:
+def test_a_local_port_that_is_in_use(far: SshCarrier | OpensshCarrier, service: int) -> None:
     with pytest.raises(InvalidValue, match="cannot listen on"):
-        real.forward("127.0.0.1", service, local=("127.0.0.1", service))
+        far.forward("127.0.0.1", service, local=("127.0.0.1", service))
 
 
-def test_a_tunnel_to_nothing_hangs_up(real: SshCarrier) -> None:
+def test_a_tunnel_to_nothing_hangs_up(far: SshCarrier | OpensshCarrier) -> None:
     (port,) = free_ports(1)
-    with real.forward("127.0.0.1", port) as tunnel, contextlib.suppress(ConnectionResetError, BrokenPipeError):
+    with far.forward("127.0.0.1", port) as tunnel, contextlib.suppress(ConnectionResetError, BrokenPipeError):
         assert shout(tunnel.local_address, b"hello") == b""
 
 
-def test_a_tunnel_survives_its_connection(make_sshd: Callable[..., Sshd], service: int) -> None:
+def test_a_tunnel_survives_its_connection(make_sshd: Callable[..., Sshd], service: int, carrier_to: EitherWay) -> None:
     server = make_sshd()
     with carrier_to(settings_for(server)) as carrier, carrier.forward("127.0.0.1", service) as tunnel:
         assert shout(tunnel.local_address, b"hello") == b"HELLO"
@@ -340,8 +349,8 @@ def test_a_tunnel_survives_its_connection(make_sshd: Callable[..., Sshd], servic
         assert shout(tunnel.local_address, b"again") == b"AGAIN"
 
 
-def test_closing_a_tunnel_ends_what_goes_through_it(real: SshCarrier, service: int) -> None:
-    with real.forward("127.0.0.1", service) as tunnel:
+def test_closing_a_tunnel_ends_what_goes_through_it(far: SshCarrier | OpensshCarrier, service: int) -> None:
+    with far.forward("127.0.0.1", service) as tunnel:
         address = tunnel.local_address
         assert isinstance(address, tuple)
         connection = socket.create_connection(address, timeout=20)
@@ -351,7 +360,9 @@ def test_closing_a_tunnel_ends_what_goes_through_it(real: SshCarrier, service: i
         assert connection.recv(100) == b""
 
 
-def test_a_frozen_server_ends_what_goes_through_a_tunnel(make_sshd: Callable[..., Sshd], service: int) -> None:
+def test_a_frozen_server_ends_what_goes_through_a_tunnel(
+    make_sshd: Callable[..., Sshd], service: int, carrier_to: EitherWay
+) -> None:
     server = make_sshd()
     settings = settings_for(server, keepalive=0.4, timeout=2.0)
     with carrier_to(settings) as carrier, carrier.forward("127.0.0.1", service) as tunnel:
