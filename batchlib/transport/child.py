@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
@@ -42,8 +41,6 @@ class ChildPipe(Pipe):
         self._open = {self._stdout.fileno(): STDOUT, self._stderr.fileno(): STDERR}
         for descriptor in self._open:
             self._poll.register(descriptor, select.POLLIN)
-        for stream in (self._stdin, self._stdout):
-            _widen(stream)
         self._stdin_lock = threading.Lock()
         self._closed = False
 
@@ -101,14 +98,6 @@ class ChildPipe(Pipe):
     def _refuse_after_fork(self) -> None:
         if os.getpid() != self._pid:
             raise ProcessLookupError("the program belongs to the parent process")
-
-
-def _widen(pipe: IO[bytes]) -> None:
-    """Let a pipe hold more, where the system can do that, so that a stream changes processes less often."""
-    # the name came with Python 3.10 on Linux
-    if hasattr(fcntl, "F_SETPIPE_SZ"):
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _READ_SIZE)
 
 
 def end(process: subprocess.Popen[bytes], grace: float) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConnectionFailed, ConnectionLost, InvalidValue
 from .base import STDOUT, Pipe
-from .ssh_socket import refuse_public
+from .ssh_socket import OpenSockets, refuse_public
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -56,7 +56,9 @@ class OpensshTunnel:
             self._server = _UnixServer(local, _Handler) if isinstance(local, str) else _TcpServer(local, _Handler)
         except OSError as error:
             raise InvalidValue(f"cannot listen on {local!r}: {error.strerror or error}") from error
-        self._server.passed_on = _PassedOn(carrier, remote)
+        self._server.carrier = carrier
+        self._server.remote = remote
+        self._server.streams = OpenSockets()
         #: Where to connect to: address and port, or the path of the socket.
         self.local_address: tuple[str, int] | str = (
             local if isinstance(local, str) else (local[0], self._server.socket.getsockname()[1])
@@ -73,38 +75,13 @@ class OpensshTunnel:
         self._server.server_close()
         if isinstance(self.local_address, str):
             Path(self.local_address).unlink(missing_ok=True)
-        self._server.passed_on.close()
+        self._server.streams.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-
-class _PassedOn:
-    """Where a tunnel leads, and what goes through it."""
-
-    def __init__(self, carrier: OpensshCarrier, remote: tuple[str, int]) -> None:
-        self.carrier = carrier
-        self.remote = remote
-        self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
-
-    def add(self, connection: socket.socket) -> None:
-        with self._lock:
-            self._open.add(connection)
-
-    def remove(self, connection: socket.socket) -> None:
-        with self._lock:
-            self._open.discard(connection)
-
-    def close(self) -> None:
-        """End it: the threads see it."""
-        with self._lock:
-            for connection in self._open:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(socketserver.BaseRequestHandler):
@@ -115,13 +92,13 @@ class _Handler(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         """Connect to the service and copy in both directions until both have ended."""
-        passed_on = self.server.passed_on
-        passed_on.add(self.request)
+        streams = self.server.streams
+        streams.add(self.request)
         try:
-            pipe = passed_on.carrier.open_tcp(*passed_on.remote)
+            pipe = self.server.carrier.open_tcp(*self.server.remote)
         except ConnectionFailed as error:
             log.error("%s", error)
-            passed_on.remove(self.request)
+            streams.remove(self.request)
             return
         back = threading.Thread(target=self._receive, args=(pipe,), daemon=True)
         back.start()
@@ -134,7 +111,7 @@ class _Handler(socketserver.BaseRequestHandler):
         finally:
             pipe.close()
             back.join()
-            passed_on.remove(self.request)
+            streams.remove(self.request)
 
     def _receive(self, pipe: Pipe) -> None:
         ended = 0
@@ -157,10 +134,14 @@ class _Handler(socketserver.BaseRequestHandler):
 class _TcpServer(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 128
-    passed_on: _PassedOn
+    carrier: OpensshCarrier
+    remote: tuple[str, int]
+    streams: OpenSockets
 
 
 class _UnixServer(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
     request_queue_size = 128
-    passed_on: _PassedOn
+    carrier: OpensshCarrier
+    remote: tuple[str, int]
+    streams: OpenSockets

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from .base import Carrier
 from .openssh import shared_openssh
 from .programs import DEFAULT_TIMEOUT
 from .shared import Prompt
@@ -22,6 +25,8 @@ class SshTransport(Transport):
         As for `Transport`.
     """
 
+    _share: Callable[[SshSettings, Prompt | None], Carrier] = staticmethod(shared_carrier)
+
     def __init__(
         self,
         settings: SshSettings,
@@ -30,28 +35,13 @@ class SshTransport(Transport):
         setup: str = "",
         timeout: float = DEFAULT_TIMEOUT,
     ) -> None:
-        super().__init__(shared_carrier(settings, prompt), setup=setup, timeout=timeout)
+        super().__init__(self._share(settings, prompt), setup=setup, timeout=timeout)
 
 
-class OpensshTransport(Transport):
+class OpensshTransport(SshTransport):
     """Another machine: `Transport` over the user's own OpenSSH client, which is started at its first use.
 
-    Parameters
-    ----------
-    settings : SshSettings
-        How to reach it. All transports with the same settings share one connection.
-    prompt : callable, optional
-        Given where somebody sits at a terminal, whom ``ssh`` then asks itself.
-    setup, timeout
-        As for `Transport`.
+    Parameters are those of `SshTransport`. Where a `prompt` is given, ``ssh`` itself asks at the terminal.
     """
 
-    def __init__(
-        self,
-        settings: SshSettings,
-        *,
-        prompt: Prompt | None = None,
-        setup: str = "",
-        timeout: float = DEFAULT_TIMEOUT,
-    ) -> None:
-        super().__init__(shared_openssh(settings, prompt), setup=setup, timeout=timeout)
+    _share = staticmethod(shared_openssh)

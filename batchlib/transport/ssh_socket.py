@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import IO
@@ -93,6 +94,31 @@ def refuse_public(local: tuple[str, int] | str) -> None:
     except ValueError:
         pass
     raise InvalidValue(f"other users and machines could reach {local[0]!r}: 127.0.0.1 or a socket file is needed")
+
+
+class OpenSockets:
+    """The connections that go through a tunnel."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+
+    def add(self, connection: socket.socket) -> None:
+        """Note one that has come."""
+        with self._lock:
+            self._open.add(connection)
+
+    def remove(self, connection: socket.socket) -> None:
+        """Note one that has ended."""
+        with self._lock:
+            self._open.discard(connection)
+
+    def close(self) -> None:
+        """End them: their threads see it."""
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 class ProxyCommand:

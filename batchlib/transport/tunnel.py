@@ -19,7 +19,7 @@ import paramiko
 import sshtunnel
 
 from ..errors import ConnectionFailed, InvalidValue
-from .ssh_socket import refuse_public
+from .ssh_socket import OpenSockets, refuse_public
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -111,7 +111,7 @@ class _Forwarder(sshtunnel.SSHTunnelForwarder):  # type: ignore[misc]
         )
         self.skip_tunnel_checkup = True
         self._transport = _Gateway(carrier)
-        self.streams = _Streams()
+        self.streams = OpenSockets()
 
     def _make_ssh_forward_handler_class(self, remote_address: tuple[str, int]) -> type[_Handler]:
         return type("Handler", (_Handler,), {"remote_address": remote_address, "forwarder": self})
@@ -144,29 +144,6 @@ class _TcpServer(sshtunnel._ThreadingForwardServer):  # type: ignore[misc]
 
 class _UnixServer(sshtunnel._ThreadingStreamForwardServer):  # type: ignore[misc]
     request_queue_size = _BACKLOG
-
-
-class _Streams:
-    """The connections that go through a tunnel."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
-
-    def add(self, connection: socket.socket) -> None:
-        with self._lock:
-            self._open.add(connection)
-
-    def remove(self, connection: socket.socket) -> None:
-        with self._lock:
-            self._open.discard(connection)
-
-    def close(self) -> None:
-        """End them: their threads see it."""
-        with self._lock:
-            for connection in self._open:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(socketserver.BaseRequestHandler):

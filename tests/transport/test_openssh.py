@@ -16,12 +16,13 @@ import pytest
 
 from batchlib.errors import AuthenticationFailed, ConnectionFailed, ConnectionLost, InvalidValue
 from batchlib.transport.openssh import OpensshCarrier, shared_openssh
+from batchlib.transport.openssh_only import openssh_only
 from batchlib.transport.ssh import SshSettings
 from batchlib.transport.transport import Transport
 from tests.fakes.frontend import Frontend
 from tests.servers.processes import wait_until
 from tests.servers.sshd import Sshd
-from tests.transport.conftest import settings_for
+from tests.transport.conftest import make_key, settings_for
 from tests.transport.streams import finish, run, wait_for_output
 
 MakeSshd = Callable[..., Sshd]
@@ -359,3 +360,16 @@ def test_somebody_elses_socket_is_not_used(
     config = tmp_path / "config"
     config.write_text(f"ControlPath {tmp_path}/socket\n" + server.config.read_text())
     assert run(carriers(SshSettings(server.name, ssh_config=str(config))), "echo in").out == b"in\n"
+
+
+def test_a_host_key_that_an_authority_has_certified(
+    make_sshd: MakeSshd, tmp_path: Path, carriers: Callable[..., OpensshCarrier]
+) -> None:
+    make_key(tmp_path / "authority")
+    make_key(tmp_path / "host")
+    sign = ["ssh-keygen", "-q", "-s", str(tmp_path / "authority"), "-I", "host", "-h", "-n", "127.0.0.1"]
+    subprocess.run([*sign, str(tmp_path / "host.pub")], check=True, capture_output=True)
+    server = make_sshd(options={"HostKey": str(tmp_path / "host"), "HostCertificate": str(tmp_path / "host-cert.pub")})
+    server.known_hosts.write_text("@cert-authority * " + (tmp_path / "authority.pub").read_text())
+    assert run(carriers(settings_for(server)), "echo in").out == b"in\n"
+    assert openssh_only(settings_for(server)) == ["its host key is certified by an authority"]
