@@ -7,7 +7,8 @@ job has two small inputs and two outputs. The ways take turns, so that all meet 
     python -m tests.benchmarks.submit [--jobs N...] [--delay MILLISECONDS...] [--rounds N] [--ways NAME...]
 
 Starts a Slurm cluster and an SSH server of its own; needs root and Debian's packages, like the live tests.
-Prints a table and, as its last line, a JSON document.
+Prints a table and, as its last line, a JSON document. Other libraries do the same work beside them when they are
+installed; see ``peers``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from batchlib import Application, Engine, Session, State
 from batchlib.config import Configuration
 from tests.benchmarks.frontend import FrontEnd, reached, slurm_cluster, table
+from tests.benchmarks.peers import PEERS, add_peer_options, peer_ways
 
 #: Seconds between two looks of the hand-written batch, as short as batchlib's shortest.
 POLL = 0.25
@@ -76,8 +78,8 @@ def with_batchlib(frontend: FrontEnd, work: Path, jobs: int) -> None:
 
 
 #: Each is given the front end, a directory of its own and the number of jobs, and leaves the outputs of job number N
-#: in the directory ``out/jobNNNNN`` there.
-Way = Callable[[FrontEnd, Path, int], None]
+#: in the directory ``out/jobNNNNN`` there. A way that starts a program gives the seconds that the work itself took.
+Way = Callable[[FrontEnd, Path, int], float | None]
 WAYS: Mapping[str, Way] = {
     "by hand": by_hand,
     "batchlib": with_batchlib,
@@ -90,8 +92,8 @@ def timed(way: Way, frontend: FrontEnd, directory: Path, jobs: int) -> float:
     """Run one way once, check its results, and give the seconds it took."""
     work = Path(tempfile.mkdtemp(dir=directory))
     start = time.monotonic()
-    way(frontend, work, jobs)
-    seconds = time.monotonic() - start
+    own = way(frontend, work, jobs)
+    seconds = time.monotonic() - start if own is None else own
     for number in range(jobs):
         found = (work / "out" / f"job{number:05d}" / "both.txt").read_text()
         if found != f"first {number}\nsecond {number}\n":
@@ -105,23 +107,25 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, nargs="+", default=[50], help="jobs in each round (default: 50)")
     parser.add_argument("--delay", type=float, nargs="+", default=[0], help="milliseconds of the link (default: 0)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each way (default: %(default)s)")
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), help="default: all")
+    parser.add_argument("--ways", nargs="+", default=[*WAYS, *PEERS], choices=[*WAYS, *PEERS], help="default: all")
+    add_peer_options(parser)
     chosen = parser.parse_args()
+    ways = {**WAYS, **peer_ways(chosen, COMMAND)}
     results = []
     with slurm_cluster() as (directory, slurm, sshd):
         for jobs in chosen.jobs:
             for delay in chosen.delay:
-                times: dict[str, list[float]] = {name: [] for name in chosen.ways}
+                times: dict[str, list[float]] = {name: [] for name in chosen.ways if name in ways}
                 with reached(sshd, delay) as frontend:
                     for _ in range(chosen.rounds):
                         for name, seconds in times.items():
-                            seconds.append(timed(WAYS[name], frontend, directory, jobs))
+                            seconds.append(timed(ways[name], frontend, directory, jobs))
                             slurm.cancel_all()
                 results.append({"jobs": jobs, "delay_ms": delay, "seconds": times})
-    report(results)
+    report(results, missing=[name for name in chosen.ways if name not in ways])
 
 
-def report(results: list[dict[str, object]]) -> None:
+def report(results: list[dict[str, object]], missing: list[str]) -> None:
     """Print the table and the JSON line."""
     rows = []
     for result in results:
@@ -142,6 +146,7 @@ def report(results: list[dict[str, object]]) -> None:
                     " ".join(f"{one:.2f}" for one in seconds),
                 ]
             )
+    rows += [[name, "-", "-", "-", "-", "not installed"] for name in missing]
     print(table(["way", "jobs", "delay ms", "median s", "ratio", "all rounds"], rows))
     print(json.dumps({"benchmark": "submit", "results": results}))
 
