@@ -12,16 +12,14 @@ from tests.servers.processes import ServerError
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
-def ordinary_user(name: str) -> pwd.struct_passwd:
-    """Look a user up; root makes it when it is missing."""
+def ordinary_user(name: str, shell: str = "/bin/bash") -> pwd.struct_passwd:
+    """Look a user up; root makes it when it is missing, with this login shell."""
     try:
         return pwd.getpwnam(name)
     except KeyError:
         if os.geteuid() != 0:
             raise ServerError(f"There is no user {name}, and only root can make one.") from None
-    made = subprocess.run(
-        ["/usr/sbin/useradd", "-m", "-s", "/bin/bash", name], capture_output=True, text=True, check=False
-    )
+    made = subprocess.run(["/usr/sbin/useradd", "-m", "-s", shell, name], capture_output=True, text=True, check=False)
     try:
         return pwd.getpwnam(name)  # also when a neighbour was faster
     except KeyError:
