@@ -14,7 +14,7 @@ from ..errors import ConnectionFailed
 from .base import STDERR, Pipe
 from .child import ChildPipe
 from .gate import Gate, NoRoom
-from .openssh_master import connects, find_master, mux_options, private_directory
+from .openssh_master import connects, find_master, mux_options
 from .openssh_options import said
 from .ssh import SshSettings
 from .ssh_config import resolve
@@ -93,7 +93,7 @@ class Connection:
 
     def _start(self, words: Sequence[str | bytes], leave: Callable[[], None]) -> Pipe:
         """Start an ssh that uses the connection, or raise `NoRoom`; `leave` is called at its end."""
-        directory = private_directory()
+        directory = self._master.make_directory()
         try:
             journal = _Journal(str(directory / "journal"))
             try:

@@ -85,6 +85,9 @@ class Master(Protocol):
     def alive(self) -> bool:
         """Whether it takes requests, as far as can be seen without one."""
 
+    def make_directory(self) -> Path:
+        """Make a private directory for whoever uses it."""
+
     def last_words(self) -> str:
         """Give what it said lately; empty where that can't be known."""
 
@@ -196,6 +199,10 @@ class UsersMaster:
     def alive(self) -> bool:
         """Whether its socket is there and somebody listens."""
         return connects(self.path)
+
+    def make_directory(self) -> Path:
+        """Make a private directory for whoever uses it."""
+        return private_directory()
 
     def last_words(self) -> str:
         """Nothing: it talks to its user."""
@@ -364,6 +371,13 @@ class OwnMaster:
             if self._log.stat().st_size > _MAX_LOG:
                 self.forget_words()
         return self._process.poll() is None and connects(self.path)
+
+    def make_directory(self) -> Path:
+        """Make a private directory for whoever uses it, which goes with the master at the latest."""
+        try:
+            return Path(tempfile.mkdtemp(dir=self._directory))
+        except OSError as error:
+            raise ConnectionFailed(f"the connection to {self._target} is gone") from error
 
     def last_words(self) -> str:
         """Give what it said lately."""

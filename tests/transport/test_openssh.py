@@ -248,15 +248,22 @@ print("open", flush=True)
 """
 
 
-@pytest.mark.parametrize("then", ["sys.stdin.read()", "sys.exit()"], ids=["killed", "careless"])
+#: Ends while a thread of its waits for the server to open one more session.
+IN_THE_MIDDLE = (
+    "import threading; threading.Thread(target=carrier.open, args=['true'], daemon=True).start(); "
+    "import time; time.sleep(0.3)"
+)
+
+
+@pytest.mark.parametrize("then", ["sys.stdin.read()", "sys.exit()", IN_THE_MIDDLE], ids=["killed", "careless", "busy"])
 def test_nothing_is_left_of_a_process_that_did_not_close(then: str, make_sshd: MakeSshd, sockets: Path) -> None:
-    server = make_sshd()
+    server = make_sshd(options={"MaxSessions": "1"})
     program = BY_ITSELF.format(prompt=None, then=then)
     words = [sys.executable, "-c", program, server.name, str(server.config)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"open\n"
-        if "read" in then:
+        if then == "sys.stdin.read()":
             assert list(sockets.iterdir())
             process.kill()
     # the rest is what the fixture `sockets` waits for
