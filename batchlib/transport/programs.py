@@ -20,7 +20,7 @@ DEFAULT_TIMEOUT = 120.0
 #: Long-lived shells kept open at a time; a frontend grants about ten sessions to a connection.
 _MAX_SHELLS = 2
 #: Bytes of input that go through a shell that is there already: a stream of its own costs two round trips more.
-_SMALL = 256 << 10
+_SMALL = 1 << 20
 
 
 class Programs:

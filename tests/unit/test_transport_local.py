@@ -131,7 +131,7 @@ def test_small_input_needs_no_stream_of_its_own_where_a_shell_is_open(monkeypatc
             assert transport.send("cat; exit 3", [data]) == shell.Completed(3, data, b"")
             assert transport.round_trips == trips + 1
         assert len(opened) == 2
-        assert transport.send("cat", [b"x" * 300_000]).stdout == b"x" * 300_000
+        assert transport.send("cat", [b"x" * 1_100_000]).stdout == b"x" * 1_100_000
         assert len(opened) == 3
 
 
