@@ -1,7 +1,7 @@
 """When to look at a resource again: soon when something is about to change, seldom when not.
 
-Administrators see every look as a request to their batch system. So there is a pause that is never undercut, looking
-takes a small part of the time only, and processes that drive one session share their looks.
+Administrators see every look as a request to their batch system. So there is a pause that is never undercut, the
+longer a look takes the rarer it is, and processes that drive one session share their looks.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from .run import State
 
 #: What the pause is multiplied by when nothing has changed, and its most, in seconds.
 _GROWTH, LONGEST_PAUSE = 1.5, 30.0
-#: How many times as long as a look took the next pause is at least.
-_REST = 4.0
+#: How many times as long as a look took the next pause is at least: once for quick looks, more for each second they take,
+#: up to the most.
+_REST_OF_QUICK, _REST_A_SECOND, _MOST_REST = 1.0, 4.0, 5.0
 #: Ended tasks of one name whose durations are kept to tell how long the next ones take.
 _SAMPLES = 20
 #: The part of the usual duration by which a task may be late and still be expected to end soon.
@@ -82,7 +83,7 @@ def next_pause(last: float, *, changed: bool, cost: float, minimum: float, expec
     float
         Seconds.
     """
-    shortest = max(minimum, _REST * cost)
+    shortest = max(minimum, cost * min(_MOST_REST, _REST_OF_QUICK + _REST_A_SECOND * cost))
     pause = shortest if changed else max(shortest, min(LONGEST_PAUSE, last * _GROWTH))
     return pause if expected is None else min(pause, max(shortest, expected))
 
