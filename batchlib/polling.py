@@ -19,8 +19,8 @@ from .run import State
 
 #: What the pause is multiplied by when nothing has changed, and its most, in seconds.
 _GROWTH, LONGEST_PAUSE = 1.5, 30.0
-#: How many times as long as a look took the next pause is at least: once for quick looks, more for each second they take,
-#: up to the most.
+#: How many times as long as a look took the next pause is at least: once for quick looks, more for each second they
+#: take, up to the most.
 _REST_OF_QUICK, _REST_A_SECOND, _MOST_REST = 1.0, 4.0, 5.0
 #: Ended tasks of one name whose durations are kept to tell how long the next ones take.
 _SAMPLES = 20
