@@ -6,6 +6,7 @@ in which the thing happened, after it was recorded; what it raises propagates to
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Iterable
 
 from blinker import Signal
@@ -24,15 +25,40 @@ resource_down = Signal()
 resource_up = Signal()
 
 
-def counted(
-    sender: object, chunks: Iterable[bytes], *, name: str, total: int | None = None
-) -> Generator[bytes, None, None]:
-    """Pass `chunks` on, telling listeners of `transfer_advanced` how many bytes went by."""
-    done = 0
-    for chunk in chunks:
-        yield chunk
-        done += len(chunk)
+class Progress:
+    """Tells listeners of `transfer_advanced` how far a transfer is; several threads may do so.
+
+    Parameters
+    ----------
+    sender : object
+        Who transfers.
+    name : str
+        What is transferred.
+    total : int, optional
+        How many bytes it has.
+    """
+
+    def __init__(self, sender: object, name: str, total: int | None = None) -> None:
+        self._sender = sender
+        self._name = name
+        self._total = total
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def advance(self, size: int) -> None:
+        """Tell that `size` more bytes went by."""
+        with self._lock:
+            self._done += size
+            if size and transfer_advanced.receivers:
+                transfer_advanced.send(self._sender, name=self._name, done=self._done, total=self._total)
+
+    def end(self) -> None:
+        """Tell that this was all."""
         if transfer_advanced.receivers:
-            transfer_advanced.send(sender, name=name, done=done, total=total)
-    if transfer_advanced.receivers:
-        transfer_advanced.send(sender, name=name, done=done, total=done)
+            transfer_advanced.send(self._sender, name=self._name, done=self._done, total=self._done)
+
+    def counted(self, chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
+        """Pass `chunks` on and tell of each."""
+        for chunk in chunks:
+            yield chunk
+            self.advance(len(chunk))

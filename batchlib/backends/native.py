@@ -27,8 +27,9 @@ from ..errors import (
     UnsupportedOperation,
 )
 from ..run import NativeDependency, Run, State
+from ..transport.posix import remote_file_error
 from ..transport.shell import Completed
-from ..transport.transport import Transport, remote_file_error
+from ..transport.transport import Transport
 from . import control, programs
 from .base import (
     Action,

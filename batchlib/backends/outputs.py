@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import events, sandbox
 from ..application import EVERYTHING, Application
 from ..errors import BatchlibError, DataStagingError, InvalidOperation, SpoolDirectoryError
+from ..transport import trees
 from ..transport.archive import unpack
-from ..transport.transport import remote_file_error
+from ..transport.posix import remote_file_error
+from ..transport.shell import Completed
 from . import programs
 from .base import Collected
 
@@ -86,33 +88,35 @@ def _fetch(
         return Path(targets[app], local)
 
     def wanted(path: Path, size: int, mtime: float) -> bool:
-        info = path.stat()
-        return overwrite or (changed_only and (info.st_size != size or int(info.st_mtime) != int(mtime)))
+        return overwrite or (changed_only and not trees.same(path, size, mtime))
 
-    def take(chunks: Iterable[bytes]) -> None:
-        unpack(events.counted(system.transport, chunks, name=f"outputs of {len(names)} jobs"), place, wanted=wanted)
-
-    gone = SpoolDirectoryError(f"the spool directory {system.spool} is gone", resource=system.name)
+    what = f"outputs of {len(names)} jobs"
     listed = [name for found in names.values() for name in found]
+
+    def check(answer: Completed) -> None:
+        # tar's exit code tells of files that are missing, which we see ourselves
+        if answer.exitcode == programs.NO_SPOOL:
+            raise SpoolDirectoryError(f"the spool directory {system.spool} is gone", resource=system.name)
+
     if len(listed) <= _FEW:
         # a stream of its own costs two round trips more than what comes through a shell
         answer = system.ask(programs.collect_small(system.spool, listed, _SMALL))
-        if answer.exitcode == programs.NO_SPOOL:
-            raise gone
+        check(answer)
         if answer.exitcode != programs.TOO_LARGE and len(answer.stdout) <= _SMALL:
-            take([answer.stdout])
+            progress = events.Progress(system.transport, what)
+            unpack(progress.counted([answer.stdout]), place, wanted=wanted)
+            progress.end()
             return came
-    with system.transport.receive(
-        programs.collect(system.spool, listed), idle_timeout=system.settings.timeout
-    ) as incoming:
-        try:
-            take(incoming)
-        finally:
-            # tar's exit code tells of files that are missing, which we see ourselves; but it has to have ended
-            for _rest in incoming:
-                pass
-            if incoming.result.exitcode == programs.NO_SPOOL:
-                raise gone
+    trees.fetch(
+        system.transport,
+        system.spool,
+        programs.collect(system.spool, listed),
+        place,
+        check,
+        wanted=wanted,
+        name=what,
+        idle_timeout=system.settings.timeout,
+    )
     return came
 
 

@@ -16,6 +16,7 @@ from ..application import RESERVED
 from ..errors import ConnectionLost
 from ..quantity import whole_number
 from ..sandbox import lines
+from ..transport import trees
 from ..transport.shell import Completed
 
 quote = shlex.quote
@@ -334,20 +335,17 @@ def parse_abandon(answer: Completed) -> set[str]:
 
 
 def collect(spool: str, names: Iterable[str]) -> str:
-    """Send files as a tar archive; those that do not exist are left out."""
-    return f"{CLEAN}cd {quote(spool)} || exit {NO_SPOOL}\ntar -cf - -- {_words(names)}\n"
+    """Send files, for `trees.fetch` to read; those that do not exist are left out."""
+    return f"{CLEAN}cd {quote(spool)} || exit {NO_SPOOL}\n{trees.packing(names)}"
 
 
 def collect_small(spool: str, names: Iterable[str], size: int) -> str:
-    """Send files as `collect` does, unless they are larger than some bytes together: then the answer is cut off."""
+    """Send files as an archive, unless they are larger than some bytes together: then the answer is cut off."""
+    words = " ".join(map(quote, names))
     return f"""cd {quote(spool)} || exit {NO_SPOOL}
-set -- {_words(names)}
+set -- {words}
 used=$(du -sk -- "$@" | awk '{{ sum += $1 }} END {{ print sum + 0 }}')
 [ "$used" -le {size >> 10} ] || exit {TOO_LARGE}
 # what a file holds may be more than the room that it takes
 tar -cf - -- "$@" | head -c {size + 1}
 """
-
-
-def _words(names: Iterable[str]) -> str:
-    return " ".join(map(quote, names))

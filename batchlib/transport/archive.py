@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
+import secrets
 import stat
 import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,14 @@ from ..errors import DataStagingError
 
 _CHUNK = 1 << 20
 _BLOCK = tarfile.BLOCKSIZE
+#: Tell the temporary files of a process from each other, and from those of processes before it.
+_numbers = itertools.count(secrets.randbits(48))
+#: User and group of a header, and what follows its checksum, which counts itself as blanks.
+_NOBODY = b"0000000\0" * 2
+_REST = b"0" + bytes(100) + b"ustar  \0" + bytes(247)
+_REST_SUM = sum(_REST) + 8 * ord(" ")
+#: Bytes that may come behind an archive.
+_LONGEST_REST = 1 << 28
 #: The latest modification time, in seconds since the epoch, that is believed.
 _LATEST = 1 << 40
 
@@ -186,18 +195,26 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def _pack_file(name: str, path: Path, mode: int | None) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        info = os.fstat(file.fileno())
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        info = os.fstat(descriptor)
         bits = stat.S_IMODE(info.st_mode) if mode is None else mode
-        yield _header(name, tarfile.REGTYPE, bits, size=info.st_size, mtime=int(info.st_mtime))
+        head = _header(name, tarfile.REGTYPE, bits, size=info.st_size, mtime=int(info.st_mtime))
         left = info.st_size
         while left:
-            data = file.read(min(_CHUNK, left))
+            data = os.read(descriptor, min(_CHUNK, left))
             if not data:
                 raise DataStagingError(f"the input {path} became shorter while it was read")
             left -= len(data)
-            yield data
-    yield _padding(info.st_size)
+            if not left:
+                data += _padding(info.st_size)
+            # one chunk for most files: passing it on costs as much as making it
+            yield head + data if head else data
+            head = b""
+        if head:
+            yield head
+    finally:
+        os.close(descriptor)
 
 
 def _pack_known(name: str, known: Known, mode: int | None) -> Iterator[bytes]:
@@ -218,6 +235,11 @@ def _pack_known(name: str, known: Known, mode: int | None) -> Iterator[bytes]:
 
 
 def _header(name: str, kind: bytes, mode: int, *, size: int = 0, mtime: int = 0, target: str = "") -> bytes:
+    raw = name.encode("utf-8", "surrogateescape")
+    if kind == tarfile.REGTYPE and len(raw) < 100 and 0 <= size < 8**11 and 0 <= mtime < 8**11:
+        # what the library makes of it, in a third of the time
+        front = b"%b%07o\0%b%011o\0%011o\0" % (raw.ljust(100, b"\0"), mode, _NOBODY, size, mtime)
+        return b"%b%06o\0 %b" % (front, sum(front) + _REST_SUM, _REST)
     info = tarfile.TarInfo(name)
     info.type, info.mode, info.size, info.mtime, info.linkname = kind, mode, size, mtime, target
     return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
@@ -232,6 +254,7 @@ def unpack(
     place: Callable[[str], Path | None],
     *,
     wanted: Callable[[Path, int, float], bool] = lambda path, size, mtime: True,
+    behind: bytearray | None = None,
 ) -> list[str]:
     """Read a tar archive and write its files.
 
@@ -244,6 +267,8 @@ def unpack(
     wanted : callable
         Told (local path, size in bytes, modification time) of a file that exists already, says whether
         to replace it.
+    behind : bytearray, optional
+        Gets what comes after the archive, but for its padding.
 
     Returns
     -------
@@ -257,25 +282,45 @@ def unpack(
     """
     names: list[str] = []
     files: dict[str, Path] = {}
-    reader = cast(BinaryIO, _Reader(chunks))
+    ways: set[tuple[str, Path]] = set()
+    reader = _Reader(chunks)
     try:
-        with tarfile.open(fileobj=reader, mode="r|", errorlevel=2, encoding="utf-8", tarinfo=_Member) as archive:
+        with tarfile.open(
+            fileobj=cast(BinaryIO, reader), mode="r|", errorlevel=2, encoding="utf-8", tarinfo=_Member
+        ) as archive:
             for member in archive:
-                name = _safe(member.name)
+                if member.size < 0:
+                    raise tarfile.ReadError(f"{member.name!r} has a size below zero")
+                name = safe_name(member.name)
                 names.append(name)
                 path = place(name)
                 if path is not None:
                     try:
-                        _extract(archive, member, path, wanted, files)
+                        _extract(archive, member, name, path, wanted, files, ways)
                     except OSError as error:
                         raise DataStagingError(f"cannot write {path}: {error.strerror}") from error
     except tarfile.TarError as error:
         raise DataStagingError(f"what came is not a sound archive: {error}") from error
+    if behind is not None:
+        behind += reader.rest()
     return names
 
 
 class _Member(tarfile.TarInfo):
     """A member of an archive that has to come to a proper end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        """Read a header; that of a plain file in GNU format, as most are, in a fraction of the library's time."""
+        if len(buf) == _BLOCK and buf[156:157] == tarfile.REGTYPE and buf[257:265] == tarfile.GNU_MAGIC:
+            numbers = buf[100:107], buf[124:135], buf[136:147], buf[148:154]
+            if not b"".join(numbers).strip(b"01234567"):
+                mode, size, mtime, checksum = (int(number, 8) for number in numbers)
+                if sum(buf) - sum(buf[148:156]) + 8 * ord(" ") == checksum:
+                    member = cls(buf[:100].partition(b"\0")[0].decode(encoding, errors))
+                    member.mode, member.size, member.mtime, member.chksum = mode, size, mtime, checksum
+                    return member
+        return super().frombuf(buf, encoding, errors)
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _Member:
@@ -291,20 +336,19 @@ class _Member(tarfile.TarInfo):
 def _extract(
     archive: tarfile.TarFile,
     member: tarfile.TarInfo,
+    name: str,
     path: Path,
     wanted: Callable[[Path, int, float], bool],
     files: dict[str, Path],
+    ways: set[tuple[str, Path]],
 ) -> None:
-    """Write one member; `files` are the regular ones that came before it."""
-    name = _safe(member.name)
-    below = _named_by(name, path)
-    for directory in path.parents[: max(0, below - 1)]:
-        if directory.is_symlink():
-            raise DataStagingError(f"{directory} is a symbolic link; nothing is written through it")
+    """Write one member; `files` are the regular ones that came before it, `ways` the directories known to be right."""
+    way = (name.rpartition("/")[0], path.parent)
+    if way not in ways or not member.isreg():
+        below = make_way(name, path, directory=member.isdir())
+        ways.add(way)
     if member.isdir():
-        _make_directory(path)
         return
-    _make_directory(path.parent)
     if member.issym():
         if below and _stays_inside(
             os.path.abspath(path), member.linkname, root=os.path.abspath(path.parents[below - 1])
@@ -312,21 +356,76 @@ def _extract(
             path.unlink(missing_ok=True)
             path.symlink_to(member.linkname)
         return
-    mtime = member.mtime if 0 <= member.mtime < _LATEST else 0
+    mtime = believable(member.mtime)
     if member.islnk():
-        twin = files.get(_safe(member.linkname))
+        twin = files.get(safe_name(member.linkname))
         if twin is None:
             raise DataStagingError(f"{name!r} came as a link to {member.linkname!r}, which did not come")
         size = twin.stat().st_size
-        content: IO[bytes] = twin.open("rb")
+        content = _content(twin)
     elif member.isreg():
-        size, content = member.size, cast(IO[bytes], archive.extractfile(member))
+        size = member.size
+        content = _member_content(archive, member)
     else:
         return
-    with content:
-        if not path.exists() or wanted(path, size, mtime):
-            write_atomically(path, iter(lambda: content.read(_CHUNK), b""), mode=member.mode & 0o777, mtime=mtime)
+    if not os.path.exists(path) or wanted(path, size, mtime):
+        write_atomically(path, content, mode=member.mode & 0o777, mtime=mtime)
     files[name] = path
+
+
+def _content(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from iter(lambda: file.read(_CHUNK), b"")
+
+
+def _member_content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
+    if member.issparse():
+        with cast(IO[bytes], archive.extractfile(member)) as file:
+            yield from iter(lambda: file.read(_CHUNK), b"")
+        return
+    # the library's file objects cost more than most files
+    left = member.size
+    while left:
+        data = cast(IO[bytes], archive.fileobj).read(min(left, _CHUNK))
+        if not data:
+            raise tarfile.ReadError("unexpected end of data")
+        left -= len(data)
+        yield data
+
+
+def believable(mtime: float) -> float:
+    """Give a modification time that a file system can store."""
+    return mtime if 0 <= mtime < _LATEST else 0
+
+
+def make_way(name: str, path: Path, *, directory: bool = False) -> int:
+    """Make the directories in which something is going to be written.
+
+    Parameters
+    ----------
+    name : str
+        The name that the other side gave it.
+    path : Path
+        Where it goes.
+    directory : bool
+        Whether it is a directory itself, to be made as well.
+
+    Returns
+    -------
+    int
+        How many of the last parts of `path` are the other side's word.
+
+    Raises
+    ------
+    DataStagingError
+        Among the directories that the other side named is a symbolic link, or something is in the way.
+    """
+    below = _named_by(name, path)
+    for parent in path.parents[: max(0, below - 1)]:
+        if parent.is_symlink():
+            raise DataStagingError(f"{parent} is a symbolic link; nothing is written through it")
+    _make_directory(path if directory else path.parent)
+    return below
 
 
 def _named_by(name: str, path: Path) -> int:
@@ -356,14 +455,20 @@ def write_atomically(path: Path, chunks: Iterable[bytes], *, mode: int, mtime: f
     mtime : float, optional
         Its modification time, in seconds since the epoch.
     """
-    descriptor, temporary = tempfile.mkstemp(prefix=".batchlib-", suffix=".part", dir=path.parent)
+    # the names that the library makes are as good, and take longer than the rest
+    temporary = f"{path.parent}/.batchlib-{os.getpid()}-{next(_numbers)}.part"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        try:
             for chunk in chunks:
-                file.write(chunk)
-            os.fchmod(file.fileno(), mode)
-        if mtime is not None:
-            os.utime(temporary, (mtime, mtime))
+                data = memoryview(chunk)
+                while data:
+                    data = data[os.write(descriptor, data) :]
+            os.fchmod(descriptor, mode)
+            if mtime is not None:
+                os.utime(descriptor, (mtime, mtime))
+        finally:
+            os.close(descriptor)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -378,12 +483,12 @@ def _make_directory(path: Path) -> None:
         raise DataStagingError(f"{path} is in the way: a directory of that name has to be made") from error
 
 
-def _safe(name: str) -> str:
-    """Give the normal form of a member's name, refusing what would escape."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name:
+def safe_name(name: str) -> str:
+    """Give the normal form of a name that the other side gave, refusing what would escape."""
+    parts = name.split("/")
+    if not parts[0] or ".." in parts or "\0" in name:
         raise DataStagingError(f"the archive names {name!r}, which lies outside of where it belongs; refused")
-    return str(path)
+    return "/".join(part for part in parts if part not in ("", ".")) or "."
 
 
 def _stays_inside(name: str, target: str, *, root: str) -> bool:
@@ -399,17 +504,30 @@ class _Reader:
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
-        self._buffer = b""
+        self._chunk = b""
+        self._at = 0
 
     def read(self, size: int) -> bytes:
-        parts = [self._buffer]
-        have = len(self._buffer)
-        while have < size:
-            chunk = next(self._chunks, b"")
-            if not chunk:
+        data = self._chunk[self._at : self._at + size]
+        self._at += len(data)
+        if len(data) == size:
+            return data
+        parts = [data]
+        missing = size - len(data)
+        while missing:
+            self._chunk = next(self._chunks, b"")
+            self._at = min(missing, len(self._chunk))
+            if not self._chunk:
                 break
-            parts.append(chunk)
-            have += len(chunk)
-        data = b"".join(parts)
-        self._buffer = data[size:]
-        return data[:size]
+            parts.append(self._chunk[: self._at])
+            missing -= self._at
+        return b"".join(parts)
+
+    def rest(self) -> bytes:
+        """Give what is left, without zeros in front."""
+        found = bytearray()
+        for chunk in itertools.chain([self._chunk[self._at :]], self._chunks):
+            found += chunk if found else chunk.lstrip(b"\0")
+            if len(found) > _LONGEST_REST:
+                raise DataStagingError("what came behind the archive has no end")
+        return bytes(found)

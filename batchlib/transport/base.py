@@ -63,14 +63,26 @@ class Carrier(abc.ABC):
     #: Where the programs run, for messages: ``localhost`` or ``user@host``.
     name: str
 
+    @property
+    def round_trip(self) -> float:
+        """Seconds to the machine and back, as far as is known without asking for it; 0 is not known."""
+        return 0.0
+
+    @property
+    def room(self) -> int:
+        """How many programs can be started now without waiting for others to end."""
+        return 1
+
     @abc.abstractmethod
-    def open(self, command: str) -> Pipe:
+    def open(self, command: str, window: int | None = None) -> Pipe:
         """Start `command` in the user's login shell on the machine, connecting first where needed.
 
         Parameters
         ----------
         command : str
             A command that means the same to every login shell (csh and fish included).
+        window : int, optional
+            Bytes of output that may be under way to us; carriers that can't choose that ignore it.
 
         Raises
         ------

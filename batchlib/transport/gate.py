@@ -69,7 +69,7 @@ class Gate:
             Number of others that are inside; None when there was no room in time or waiting makes no sense.
         """
         with self._changed:
-            while self._inside >= self._room():
+            while self._inside >= self._most_now():
                 left = deadline - time.monotonic()
                 if left <= 0 or not usable():
                     return None
@@ -113,7 +113,8 @@ class Gate:
                 return attempt()
             except NoRoom as refusal:
                 self.leave()
-                self.narrow(others)
+                # others may be in the middle of opening; and one session alone may be a shell that never ends
+                self.narrow(max(2, others))
                 # beside others it is a matter of waiting; alone, too, while the server has not seen the last one's end
                 until = until or time.monotonic() + patience
                 if refusal.final or (others == 0 and time.monotonic() > until):
@@ -124,6 +125,12 @@ class Gate:
                 raise
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    @property
+    def room(self) -> int:
+        """How many could enter now."""
+        with self._changed:
+            return max(0, self._most_now() - self._inside)
 
     def leave(self) -> None:
         """Make room for somebody else."""
@@ -137,6 +144,6 @@ class Gate:
             self._limit = max(1, limit)
             self._narrowed_at = time.monotonic()
 
-    def _room(self) -> int:
+    def _most_now(self) -> int:
         recovered = int((time.monotonic() - self._narrowed_at) / _RECOVERY)
         return min(self._most, self._limit + recovered)

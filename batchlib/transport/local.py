@@ -19,7 +19,7 @@ class LocalCarrier(Carrier):
 
     name = "localhost"
 
-    def open(self, command: str) -> Pipe:
+    def open(self, command: str, window: int | None = None) -> Pipe:
         """Start `command` through ``/bin/sh``."""
         try:
             process = subprocess.Popen(

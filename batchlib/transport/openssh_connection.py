@@ -54,8 +54,18 @@ class Connection:
         """Whether it can still be used, as far as is known."""
         return not self._broken and self._master.alive
 
-    def open(self, command: str) -> Pipe:
-        """Start a program.
+    @property
+    def round_trip(self) -> float:
+        """Not known: how long a session takes to open is mostly the time that a process takes to start."""
+        return 0.0
+
+    @property
+    def room(self) -> int:
+        """How many programs can be started now without waiting for others to end."""
+        return self._gate.room
+
+    def open(self, command: str, window: int | None = None) -> Pipe:
+        """Start a program; OpenSSH's windows can't be chosen.
 
         Raises
         ------

@@ -12,6 +12,7 @@ import collections
 import contextlib
 import errno
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -21,6 +22,7 @@ import paramiko
 from paramiko.channel import Channel
 from paramiko.common import (
     MSG_CHANNEL_CLOSE,
+    MSG_CHANNEL_DATA,
     MSG_CHANNEL_FAILURE,
     cMSG_CHANNEL_REQUEST,
     cMSG_CHANNEL_WINDOW_ADJUST,
@@ -29,7 +31,7 @@ from paramiko.common import (
 from paramiko.message import Message
 from paramiko.transport import ChannelMap
 
-from .paramiko_packets import BufferedPacketizer
+from .paramiko_packets import Batch, BufferedPacketizer, ChunkPipe
 
 # A library that is not asked to says nothing; and paramiko logs tracebacks of what is reported as an error anyway.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -37,6 +39,9 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 LOG_NAME = "batchlib.transport.ssh.paramiko"
 if logging.getLogger(LOG_NAME).level == logging.NOTSET:
     logging.getLogger(LOG_NAME).setLevel(logging.CRITICAL)
+
+#: What a message with data of a channel begins with.
+_DATA = bytes([MSG_CHANNEL_DATA])
 
 if TYPE_CHECKING:
     # what the published types leave out
@@ -56,8 +61,8 @@ if TYPE_CHECKING:
         def _parse_channel_open_failure(self, m: Message) -> None: ...
         def _parse_disconnect(self, m: Message) -> None: ...
         def _parse_newkeys(self, m: Message) -> None: ...
-        def _send_message(self, data: Message) -> None: ...
-        def _send_user_message(self, data: Message) -> None: ...
+        def _send_message(self, data: Message | Batch) -> None: ...
+        def _send_user_message(self, data: Message | Batch) -> None: ...
         def _unlink_channel(self, chanid: int) -> None: ...
 
 else:
@@ -80,6 +85,7 @@ class SafeChannel(_Channel):
     def make_safe(self) -> None:
         """Set up what a channel made by paramiko lacks."""
         self.refusal = None
+        self.in_buffer = ChunkPipe()
         self._sending = threading.Lock()
         self._last_words = collections.deque()
 
@@ -130,7 +136,20 @@ class SafeChannel(_Channel):
         # Sending from the garbage collector, in whatever thread it runs, can dead-lock (paramiko issue 2075).
         pass
 
+    def send_much(self, data: memoryview) -> int:
+        """Send as much of `data` as the server takes now, waiting for it to take anything.
+
+        Returns
+        -------
+        int
+            Bytes sent; 0 when the channel takes no more.
+        """
+        return self._send_parts(data, lambda: Message(_DATA + self.remote_chanid.to_bytes(4, "big")))
+
     def _send(self, s: bytes, m: Message) -> int:
+        return self._send_parts(memoryview(s)[: self.out_max_packet_size - 64], lambda: m)
+
+    def _send_parts(self, data: memoryview, head: Callable[[], Message]) -> int:
         while True:
             with self.lock:
                 if self.closed:
@@ -142,11 +161,15 @@ class SafeChannel(_Channel):
 
             def build() -> Iterable[Message]:
                 nonlocal sent
-                if self.closed or self.eof_sent or self.out_window_size == 0:
-                    return ()
-                sent = self._wait_for_send_window(len(s))
-                m.add_string(s[:sent])
-                return (m,)
+                messages = []
+                while sent < len(data) and not self.closed and not self.eof_sent and self.out_window_size:
+                    size = self._wait_for_send_window(len(data) - sent)
+                    message = head()
+                    message.packet.seek(0, os.SEEK_END)
+                    message.add_string(bytes(data[sent : sent + size]))
+                    messages.append(message)
+                    sent += size
+                return messages
 
             self._emit(build)
             if sent or self.eof_sent:
@@ -176,9 +199,11 @@ class SafeChannel(_Channel):
         with self._sending:
             with self.lock:
                 messages = build()
-            for message in messages:
-                if message is not None:
-                    self.transport._send_user_message(message)
+            present = tuple(message for message in messages if message is not None)
+            if len(present) > 1:
+                self.transport._send_user_message(Batch(present))
+            elif present:
+                self.transport._send_user_message(present[0])
         self._flush()
 
     def _say_last(self, messages: Iterable[Message | None]) -> None:
@@ -284,7 +309,7 @@ class SafeTransport(_Transport):
         #: What the server said when it closed the connection.
         self.farewell = ""
         self._channels: _SafeChannels = _SafeChannels()
-        self._after_key_exchange: collections.deque[Message] = collections.deque()
+        self._after_key_exchange: collections.deque[Message | Batch] = collections.deque()
 
     @property
     def preferred_keys(self) -> tuple[str, ...]:
@@ -342,7 +367,7 @@ class SafeTransport(_Transport):
         m.rewind()
         super()._parse_disconnect(m)
 
-    def _send_user_message(self, data: Message) -> None:
+    def _send_user_message(self, data: Message | Batch) -> None:
         if threading.current_thread() is not self:
             super()._send_user_message(data)
             return

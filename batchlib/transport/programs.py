@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING
 
 from ..errors import ConnectionFailed, TransportError, TransportTimeout
@@ -45,6 +47,7 @@ class Programs:
         self.carrier = carrier
         self.timeout = timeout
         self.round_trips = 0
+        self._fastest = 0.0
         self._setup = setup + "\n" if setup else ""
         self._idle: list[Shell] = []
         self._room = threading.BoundedSemaphore(_MAX_SHELLS)
@@ -54,6 +57,11 @@ class Programs:
     def name(self) -> str:
         """Where programs run: ``localhost`` or ``user@host``."""
         return self.carrier.name
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds to the machine and back: what the carrier knows, or as long as the fastest program took."""
+        return self.carrier.round_trip or self._fastest
 
     def run(self, program: str, *, data: bytes = b"", timeout: float | None = None) -> Completed:
         """Run shell text on the machine and wait for its answer.
@@ -82,13 +90,24 @@ class Programs:
         timeout = self.timeout if timeout is None else timeout
         self.round_trips += 1
         with self._shell(timeout) as shell:
+            started = time.monotonic()
             try:
-                return shell.run(self._setup + program, data, timeout)
+                answer = shell.run(self._setup + program, data, timeout)
             except TransportTimeout:
                 self._end(shell)
                 raise
+            took = time.monotonic() - started
+            self._fastest = min(self._fastest or took, took)
+            return answer
 
-    def send(self, program: str, chunks: Iterable[bytes], *, idle_timeout: float | None = None) -> Completed:
+    def send(
+        self,
+        program: str,
+        chunks: Iterable[bytes],
+        *,
+        idle_timeout: float | None = None,
+        given_up: threading.Event | None = None,
+    ) -> Completed:
         """Run shell text with a stream of any length as its input.
 
         A short one travels through a shell that is open and idle.
@@ -101,6 +120,8 @@ class Programs:
             The input.
         idle_timeout : float, optional
             Seconds without progress after which it is given up.
+        given_up : threading.Event, optional
+            Ends a long one when somebody sets it.
 
         Returns
         -------
@@ -114,7 +135,7 @@ class Programs:
             timeout = self.timeout if idle_timeout is None else idle_timeout
             with self._shell(timeout) as shell:
                 return shell.run(self._setup + program, start, timeout, idle=True)
-        with self._stream(program, idle_timeout) as stream:
+        with self.stream(program, idle_timeout=idle_timeout, given_up=given_up) as stream:
             output = b"".join(stream.exchange(itertools.chain([start], chunks)))
             end = stream.result()
         return Completed(end.exitcode, output, end.stderr)
@@ -137,12 +158,26 @@ class Programs:
         Incoming
             Iterate over it for the output; its `result` is there once that has ended.
         """
-        with self._stream(program, idle_timeout) as stream:
+        with self.stream(program, idle_timeout=idle_timeout) as stream:
             incoming = Incoming(stream, data)
             try:
                 yield incoming
             finally:
                 incoming.chunks.close()
+
+    def stream(
+        self,
+        program: str,
+        *,
+        bare: bool = False,
+        window: int | None = None,
+        given_up: threading.Event | None = None,
+        idle_timeout: float | None = None,
+    ) -> Stream:
+        """Start shell text on a pipe of its own; `Stream` explains the parameters."""
+        self.round_trips += 1
+        idle_timeout = self.timeout if idle_timeout is None else idle_timeout
+        return Stream(self.carrier, self._setup + program, idle_timeout, bare=bare, window=window, given_up=given_up)
 
     def close(self) -> None:
         """End the shells and release the connection; the next call connects again."""
@@ -157,10 +192,6 @@ class Programs:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-    def _stream(self, program: str, idle_timeout: float | None) -> Stream:
-        self.round_trips += 1
-        return Stream(self.carrier, self._setup + program, self.timeout if idle_timeout is None else idle_timeout)
 
     @contextlib.contextmanager
     def _shell(self, timeout: float) -> Iterator[Shell]:
@@ -221,3 +252,27 @@ class Incoming:
     def result(self) -> Completed:
         """Exit code and standard error, once the output was read to its end."""
         return self._stream.result()
+
+
+def together(work: Callable[[threading.Event], object], count: int) -> None:
+    """Do the same in several threads; when it fails in one, the others are told to give up.
+
+    Parameters
+    ----------
+    work : callable
+        Gets what `Programs.stream` calls `given_up`.
+    count : int
+        How many threads; one is the caller's own.
+    """
+    given_up = threading.Event()
+    if count == 1:
+        work(given_up)
+        return
+    with ThreadPoolExecutor(count, "batchlib-streams") as pool:
+        tasks = [pool.submit(work, given_up) for _ in range(count)]
+        try:
+            for task in as_completed(tasks):
+                task.result()
+        except BaseException:
+            given_up.set()
+            raise

@@ -32,7 +32,15 @@ class AnyConnection(Protocol):
     def alive(self) -> bool:
         """Whether it can still be used, as far as is known."""
 
-    def open(self, command: str) -> Pipe:
+    @property
+    def round_trip(self) -> float:
+        """Seconds to the machine and back; 0 where that is not known."""
+
+    @property
+    def room(self) -> int:
+        """How many programs can be started now without waiting for others to end."""
+
+    def open(self, command: str, window: int | None = None) -> Pipe:
         """Start a program, as `Carrier.open` does."""
 
     def close(self) -> None:
@@ -85,6 +93,11 @@ class Link(Generic[_C]):
                 raise
             log.debug("the connection to %s was dead, connecting again", self.target)
         return action(self._connected(user))
+
+    def ask(self, question: Callable[[_C], _T], otherwise: _T) -> _T:
+        """Ask the connection for what it knows, without making one."""
+        connection = self._connection
+        return otherwise if connection is None else question(connection)
 
     def leave(self, user: object) -> None:
         """Note that one user is done; the last one closes the connection."""
@@ -140,8 +153,25 @@ class SharedCarrier(Carrier, Generic[_C]):
         self.name = name
         self._link = link
 
-    def open(self, command: str) -> Pipe:
+    @property
+    def round_trip(self) -> float:
+        """Seconds to the machine and back, as far as is known; 0 is not known."""
+        return self._link.ask(lambda connection: connection.round_trip, 0.0)
+
+    @property
+    def room(self) -> int:
+        """How many programs can be started now without waiting for others to end."""
+        return self._link.ask(lambda connection: connection.room, 1)
+
+    def open(self, command: str, window: int | None = None) -> Pipe:
         """Start `command` in the user's login shell on the machine, connecting first where needed.
+
+        Parameters
+        ----------
+        command : str
+            The command.
+        window : int, optional
+            Bytes of output that may be under way to us, where the connection can choose that.
 
         Raises
         ------
@@ -150,7 +180,7 @@ class SharedCarrier(Carrier, Generic[_C]):
         ConnectionLost
             The connection broke while the program was started; it may be running.
         """
-        return self._link.use(self, lambda connection: connection.open(command))
+        return self._link.use(self, lambda connection: connection.open(command, window))
 
     def close(self) -> None:
         """Stop using the connection; the last carrier that uses it closes it. Closing twice is harmless."""

@@ -15,7 +15,7 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import attrs
 
@@ -28,8 +28,12 @@ MAX_OUTPUT = 1 << 30
 _INLINE = 16 * 1024
 #: Bytes of a stream's standard error that are kept.
 _STDERR_TAIL = 64 * 1024
+#: Seconds after which a stream looks whether it has been given up.
+_LOOK = 1.0
 
-#: Bytes of a stream that travel as one piece, and bytes that are written at a time: progress is seen after each.
+#: Bytes of a stream that travel as one piece: of the first one, so that the program has something to do soon, and of
+#: the longest ones; and bytes that are written at a time. Progress is seen after each.
+_FIRST_PIECE = 128 << 10
 _PIECE = 4 << 20
 _SLICE = 256 << 10
 
@@ -48,15 +52,14 @@ _LOOP = (
     '{{ ( eval "$p" ); r=$?; cat >/dev/null; exit $r; }}; fi; r=$?; '
     'printf "\\n%s %s %s\\n" $t $i $r; printf "\\n%s %s\\n" $t $i >&2; done\''
 )
-# One program whose input is the rest of the stream. Its end is told on standard error, the standard
-# output carries nothing but data.
+# One program whose input is the rest of the stream, in pieces or, for a program that knows how much it is to read, as
+# it is. Its end is told on standard error, the standard output carries nothing but data.
 _ONCE = (
     "exec /bin/sh -c '"
     't={token}; printf "%s pid %s\\n" $t $$ >&2; printf "%s\\n" $t; '
-    'IFS=" " read -r n; ' + _PROGRAM + "{{ while read -r n; do "
-    'case $n in 0) exit 0;; esac; head -c "$n" || exit 0; done; kill -s KILL -- -$$; }} | '
-    '( eval "$p" ); printf "\\n%s %s\\n" $t $? >&2\''
+    'IFS=" " read -r n; ' + _PROGRAM + '{pieces}( eval "$p" ); printf "\\n%s %s\\n" $t $? >&2\''
 )
+_PIECES = '{ while read -r n; do case $n in 0) exit 0;; esac; head -c "$n" || exit 0; done; kill -s KILL -- -$$; } | '
 
 
 @attrs.frozen
@@ -219,14 +222,32 @@ class Stream:
         Shell text to run.
     idle_timeout : float
         Seconds without any progress after which the transfer is given up.
+    bare : bool
+        The program's input has no end that it could be told of: it knows itself how much it has to read, and what
+        to do when less comes.
+    window : int, optional
+        Bytes that may be under way to us, where the carrier can choose that.
+    given_up : threading.Event, optional
+        Ends the transfer when somebody sets it.
     """
 
-    def __init__(self, carrier: Carrier, program: str, idle_timeout: float) -> None:
+    def __init__(
+        self,
+        carrier: Carrier,
+        program: str,
+        idle_timeout: float,
+        *,
+        bare: bool = False,
+        window: int | None = None,
+        given_up: threading.Event | None = None,
+    ) -> None:
         self._name = carrier.name
         self._idle_timeout = idle_timeout
+        self._bare = bare
+        self._given_up = given_up or threading.Event()
         token = secrets.token_hex(16)
         self._mark = token.encode()
-        self._pipe = carrier.open(_ONCE.format(token=token))
+        self._pipe = carrier.open(_ONCE.format(token=token, pieces="" if bare else _PIECES), window=window)
         text = _sealed(program, token)
         self._head = b"%d\n%b" % (len(text), text)
         self._stderr = bytearray()
@@ -246,29 +267,62 @@ class Stream:
         TransportTimeout
             Nothing moved for `idle_timeout` seconds.
         ConnectionLost
-            The streams ended without the program's end mark.
+            It was given up.
+        """
+        content = chunks if self._bare else _pieces(chunks)
+        with _Writer(self._pipe, itertools.chain([self._head], content), close_stdin=True) as writer:
+            yield from self.output(writer.advanced)
+
+    def write(self, data: bytes) -> None:
+        """Send a little to a bare program whose `output` is read by the same thread.
+
+        Raises
+        ------
+        ConnectionLost
+            It no longer reads.
+        """
+        self._pipe.write(self._head + data)
+        self._head = b""
+
+    def output(self, advanced: Callable[[], bool] = lambda: False) -> Generator[bytes, None, None]:
+        """Yield the program's output as it comes.
+
+        Parameters
+        ----------
+        advanced : callable
+            Tells whether there was any progress in the other direction since it was asked last.
+
+        Raises
+        ------
+        TransportTimeout, ConnectionLost
+            As for `exchange`.
         """
         ended: set[int] = set()
-        with _Writer(self._pipe, itertools.chain([self._head], _pieces(chunks)), close_stdin=True) as writer:
-            while len(ended) < 2:
-                got = self._pipe.read(self._idle_timeout)
-                if got is None:
-                    if writer.advanced():
-                        continue
+        moved = time.monotonic()
+        while len(ended) < 2:
+            got = self._pipe.read(min(_LOOK, self._idle_timeout))
+            if self._given_up.is_set():
+                raise ConnectionLost(f"the transfer from or to {self._name} was given up")
+            if got is None:
+                if advanced():
+                    moved = time.monotonic()
+                elif time.monotonic() - moved >= self._idle_timeout:
                     raise TransportTimeout(
                         f"no progress on the connection to {self._name} for {self._idle_timeout:g} s"
                     )
-                stream, data = got
-                if not data:
-                    ended.add(stream)
-                elif stream == STDERR:
-                    self._stderr += data
-                    if len(self._stderr) > 2 * _STDERR_TAIL:
-                        del self._stderr[:-_STDERR_TAIL]
-                else:
-                    clean = self._without_noise(data)
-                    if clean:
-                        yield clean
+                continue
+            stream, data = got
+            if not data:
+                ended.add(stream)
+            elif stream == STDERR:
+                self._stderr += data
+                if len(self._stderr) > 2 * _STDERR_TAIL:
+                    del self._stderr[:-_STDERR_TAIL]
+            else:
+                clean = self._without_noise(data)
+                if clean:
+                    yield clean
+            moved = time.monotonic()
 
     def result(self) -> Completed:
         """Exit code and standard error of the program, once `exchange` came to its end."""
@@ -355,12 +409,14 @@ def _pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Put chunks together to pieces with their lengths in front, the last one of which is empty."""
     parts: list[bytes] = []
     size = 0
+    enough = _FIRST_PIECE
     for chunk in chunks:
         parts.append(chunk)
         size += len(chunk)
-        if size >= _PIECE:
+        if size >= enough:
             yield from _slices(size, parts)
             parts, size = [], 0
+            enough = min(2 * enough, _PIECE)
     if size:
         yield from _slices(size, parts)
     yield b"0\n"

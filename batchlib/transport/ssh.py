@@ -104,7 +104,7 @@ class SshSettings:
     host_keys: str = attrs.field(default="strict", validator=_host_key_rule)
     known_hosts: tuple[str, ...] = ()
     keepalive: float = attrs.field(default=10.0, validator=_positive)
-    sessions: int = attrs.field(default=6, validator=_positive)
+    sessions: int = attrs.field(default=8, validator=_positive)
     session_wait: float = attrs.field(default=600.0, validator=_positive)
 
     @property

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import paramiko
 
 from ..errors import ConnectionFailed, ConnectionLost, UnknownHostKey
+from . import slices
 from .base import Pipe
 from .gate import Gate, NoRoom
 from .known_hosts import KnownHosts, fingerprint, lookup_names, own_file, remember
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 #: Attempts to reach a server that closes connections before it greets, as one does that has too many logins.
 _GREETING_ATTEMPTS = 5
-_MIB = 1 << 20
 
 log = logging.getLogger("batchlib.transport.ssh")
 
@@ -55,7 +55,8 @@ class Connection:
         self.target = self.resolved.target
         self._prompt = prompt
         self._gate = Gate(settings.sessions)
-        self._round_trip = 0.0
+        #: Seconds that the fastest opening of a session took; 0 before the first one.
+        self.round_trip = 0.0
         self._probed_at = self._watched_at = 0.0
         self._probe_lock = threading.Lock()
         with contextlib.ExitStack() as stack:
@@ -67,8 +68,20 @@ class Connection:
         """Whether it can still be used, as far as is known."""
         return self._transport.is_active()
 
-    def open(self, command: str) -> Pipe:
+    @property
+    def room(self) -> int:
+        """How many programs can be started now without waiting for others to end."""
+        return self._gate.room
+
+    def open(self, command: str, window: int | None = None) -> Pipe:
         """Start a program.
+
+        Parameters
+        ----------
+        command : str
+            The command.
+        window : int, optional
+            Bytes that may be under way to us; default depends on the round-trip time.
 
         Raises
         ------
@@ -77,7 +90,7 @@ class Connection:
         ConnectionLost
             The connection broke while it was started.
         """
-        channel = self._open_session()
+        channel = self._open_session(window or slices.window(self.round_trip))
         with contextlib.ExitStack() as undo:
             undo.callback(self.end_session, channel)
             try:
@@ -100,7 +113,7 @@ class Connection:
         ConnectionFailed
             The service, or the machine itself, can't be reached.
         """
-        window = self._window()
+        window = slices.window(self.round_trip)
         try:
             return self._transport.open_safely("direct-tcpip", (host, port), window, self.settings.timeout)
         except paramiko.ChannelException as error:
@@ -139,30 +152,26 @@ class Connection:
 
     # sessions
 
-    def _open_session(self) -> SafeChannel:
+    def _open_session(self, window: int) -> SafeChannel:
         return self._gate.open(
-            self._try_session,
+            lambda: self._try_session(window),
             lambda: self.alive,
             target=self.target,
             wait=self.settings.session_wait,
             patience=self.settings.timeout,
         )
 
-    def _try_session(self) -> SafeChannel:
+    def _try_session(self, window: int) -> SafeChannel:
         started = time.monotonic()
         try:
-            channel = self._transport.open_safely("session", None, self._window(), self.settings.timeout)
+            channel = self._transport.open_safely("session", None, window, self.settings.timeout)
         except paramiko.ChannelException as error:
             raise NoRoom(error.text, final=error.code == 1) from error
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise self._failed("a session", error) from error
         took = time.monotonic() - started
-        self._round_trip = min(self._round_trip or took, took)
+        self.round_trip = min(self.round_trip or took, took)
         return channel
-
-    def _window(self) -> int:
-        """Bytes that may be under way to us: enough for 200 MiB/s, and no more, as large windows slow sshd down."""
-        return min(max(int(self._round_trip * 200 * _MIB), 2 * _MIB), 32 * _MIB)
 
     def _failed(self, what: str, error: Exception) -> ConnectionFailed:
         """Say that nothing could be opened, giving up a connection that says nothing at all any more."""

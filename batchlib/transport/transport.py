@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import shlex
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 import attrs
 
-from .. import events
 from ..errors import RemoteFileError
-from .archive import entries_of, pack, unpack
+from . import big_files, trees
+from .posix import CLEAN, enter, quote, remote_file_error
 from .programs import Programs
 from .shell import Completed
 
 _CHUNK = 1 << 20
 #: Bytes of file names that fit on one command line together with the environment.
 _ARGUMENTS = 1_000_000
-#: What the system's messages mean, under ``LC_ALL=C``.
-_ERRNO = {
-    "No such file": errno.ENOENT,
-    "Directory nonexistent": errno.ENOENT,
-    "Permission denied": errno.EACCES,
-    "Operation not permitted": errno.EPERM,
-    "Not a directory": errno.ENOTDIR,
-    "Is a directory": errno.EISDIR,
-    "Directory not empty": errno.ENOTEMPTY,
-    "File exists": errno.EEXIST,
-    "No space left on device": errno.ENOSPC,
-    "Disk quota exceeded": errno.EDQUOT,
-    "Read-only file system": errno.EROFS,
-}
 
 
 @attrs.frozen
@@ -66,16 +50,6 @@ class FileStat:
     def is_link(self) -> bool:
         """Whether it is a symbolic link."""
         return stat.S_ISLNK(self.mode)
-
-
-def quote(path: str) -> str:
-    """Quote a path for a POSIX shell, so that no tool takes it for an option."""
-    return shlex.quote("./" + path if path.startswith("-") else path)
-
-
-def _enter(path: str) -> str:
-    """Make the shell text that enters a directory, or says why that is not possible: not every ``cd`` does."""
-    return f"cd {quote(path)} 2>/dev/null || {{ ls -d {quote(path)}/. >/dev/null; exit 1; }}; "
 
 
 class Transport(Programs):
@@ -108,7 +82,7 @@ class Transport(Programs):
             For each name in it, whatever the name holds (newlines too), what it is.
         """
         # a record starts with "/" at the start of a line, which no name can imitate: names hold no "/"
-        program = f"{_enter(path)}find . ! -name . -prune -exec stat -c '/%f %s %Y %n' {{}} +"
+        program = f"{enter(path)}find . ! -name . -prune -exec stat -c '/%f %s %Y %n' {{}} +"
         found = {}
         for record in ("\n" + self._files(program, f"list {path}").out).split("\n/")[1:]:
             mode, size, mtime, name = record.removesuffix("\n").split(" ", 3)
@@ -166,14 +140,14 @@ class Transport(Programs):
             f'cat > "$part" && chmod {mode:o} "$part" && mv -f "$part" {target} || {{ rm -f "$part"; exit 1; }}'
         )
         chunks = [data] if isinstance(data, bytes) else data
-        self._check(self.send(_CLEAN + program, chunks), f"write {path}")
+        self._check(self.send(CLEAN + program, chunks), f"write {path}")
 
     @contextlib.contextmanager
     def open(self, path: str, mode: str = "rb") -> Iterator[IO[bytes]]:
         """Open a remote file for reading (``rb``) or writing (``wb``) as a whole."""
         if mode == "rb":
             with (
-                self.receive(f"{_CLEAN}cat < {quote(path)}") as incoming,
+                self.receive(f"{CLEAN}cat < {quote(path)}") as incoming,
                 tempfile.SpooledTemporaryFile(1 << 24) as file,
             ):
                 for chunk in incoming:
@@ -190,9 +164,15 @@ class Transport(Programs):
             raise ValueError(f"mode {mode!r} is neither 'rb' nor 'wb'")
 
     def put(
-        self, local: str | os.PathLike[str], remote: str, *, overwrite: bool = False, changed_only: bool = True
+        self,
+        local: str | os.PathLike[str],
+        remote: str,
+        *,
+        overwrite: bool = False,
+        changed_only: bool = True,
+        verify: bool = False,
     ) -> None:
-        """Send a file or a directory.
+        """Send a file or a directory; what is interrupted and asked for again sends only the rest of a big file.
 
         Parameters
         ----------
@@ -205,20 +185,22 @@ class Transport(Programs):
         changed_only : bool
             Without `overwrite`: replace a file when its size or modification time differs; otherwise
             files that exist are left alone.
+        verify : bool
+            Compare big files by their SHA-256 when they have been sent. What was there from an interrupted attempt
+            is compared in any case.
         """
-        source = Path(local)
-        keep = set() if overwrite else self._unchanged(source, remote, changed_only)
-        parent, name = os.path.split(remote.rstrip("/"))
-        entries = [entry for entry in entries_of(source, name) if os.path.relpath(entry.name, name) not in keep]
-        total = sum(entry.source.stat().st_size for entry in entries if isinstance(entry.source, Path))
-        chunks = events.counted(self, pack(entries), name=str(local), total=total)
-        program = f"mkdir -p -- {quote(parent or '.')} && cd {quote(parent or '.')} && tar -xpf -"
-        self._check(self.send(_CLEAN + program, chunks), f"send {local}")
+        trees.put(self, Path(local), remote, overwrite=overwrite, changed_only=changed_only, verify=verify)
 
     def get(
-        self, remote: str, local: str | os.PathLike[str], *, overwrite: bool = False, changed_only: bool = True
+        self,
+        remote: str,
+        local: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        changed_only: bool = True,
+        verify: bool = False,
     ) -> None:
-        """Fetch a file or a directory.
+        """Fetch a file or a directory; what is interrupted and asked for again fetches only the rest of a big file.
 
         Parameters
         ----------
@@ -226,86 +208,41 @@ class Transport(Programs):
             What to fetch.
         local : path
             Where to; directories above are made as needed.
-        overwrite, changed_only : bool
+        overwrite, changed_only, verify : bool
             As for `put`.
         """
-        target = Path(local)
-        parent, name = os.path.split(remote.rstrip("/"))
+        trees.get(self, remote, Path(local), overwrite=overwrite, changed_only=changed_only, verify=verify)
 
-        def place(member: str) -> Path | None:
-            inner = os.path.relpath(member, name)
-            return None if inner.startswith("..") else target if inner == "." else target / inner
+    def put_file(
+        self,
+        local: str | os.PathLike[str],
+        remote: str,
+        *,
+        mode: int | None = None,
+        verify: bool = False,
+        advanced: Callable[[int], object] = lambda size: None,
+    ) -> None:
+        """Send one file of any size in slices, whatever is there already, and resume where that was interrupted.
 
-        def wanted(path: Path, size: int, mtime: float) -> bool:
-            return overwrite or (changed_only and not _same(path, size, mtime))
-
-        # what is named itself is followed when it is a link, as `put` does
-        program = (
-            f"{_enter(parent or '.')}follow=; [ ! -L {quote(name)} ] || follow=h; tar -c${{follow}}f - -- {quote(name)}"
-        )
-        with self.receive(_CLEAN + program) as incoming:
-            try:
-                unpack(events.counted(self, incoming, name=remote), place, wanted=wanted)
-            finally:
-                # why tar sent nothing is the better message; and it has to be let finish
-                for _rest in incoming:
-                    pass
-                self._check(incoming.result, f"fetch {remote}")
-
-    def _unchanged(self, source: Path, remote: str, changed_only: bool) -> set[str]:
-        """Find what need not be sent, as paths relative to `source`."""
-        program = (
-            f"[ -e {quote(remote)} ] || exit 0; "
-            f"cd {quote(remote)} 2>/dev/null || {{ stat -c '/%f %s %Y .' -- {quote(remote)}; exit; }}; "
-            "find . -type f -exec stat -c '/%f %s %Y %n' {} +"
-        )
-        keep = set()
-        # a name that holds a newline can make two records of one here: they match nothing, and are sent again
-        for record in ("\n" + self._files(program, f"look at {remote}").out).split("\n/")[1:]:
-            _mode, size, mtime, name = record.removesuffix("\n").split(" ", 3)
-            path = source if name == "." else source / name
-            if not changed_only or _same(path, int(size), int(mtime)):
-                keep.add(os.path.normpath(name))
-        return keep
+        Parameters
+        ----------
+        local : path
+            The file.
+        remote : str
+            Where to; directories above are made as needed.
+        mode : int, optional
+            Permission bits; default is those of the local file.
+        verify : bool
+            Compare the content by its SHA-256 when it has been sent.
+        advanced : callable
+            Told how many more bytes are there.
+        """
+        big_files.send(self, [big_files.outgoing(Path(local), remote, mode)], advanced, verify=verify)
 
     def _files(self, program: str, what: str) -> Completed:
-        return self._check(self.run(_CLEAN + program), what)
+        return self._check(self.run(CLEAN + program), what)
 
     def _check(self, answer: Completed, what: str) -> Completed:
         if answer.exitcode:
             raise remote_file_error(f"cannot {what} on {self.name}", answer)
         return answer
-
-
-#: Messages in English, whatever the user's language.
-_CLEAN = "export LC_ALL=C\n"
-
-
-def remote_file_error(what: str, answer: Completed) -> RemoteFileError:
-    """Make an error of what a file tool said, with the system's error number where it can be told.
-
-    Parameters
-    ----------
-    what : str
-        Start of the message.
-    answer : Completed
-        The tool's answer.
-    """
-    said = answer.err.strip().splitlines()
-    reason = said[-1] if said else f"exit code {answer.exitcode}"
-    number = None
-    for text, known in _ERRNO.items():
-        if text in answer.err:
-            reason, number = text, known
-            break
-    error = RemoteFileError(f"{what}: {reason}", exitcode=answer.exitcode, stderr=answer.err)
-    error.errno = number
-    return error
-
-
-def _same(path: Path, size: int, mtime: float) -> bool:
-    try:
-        info = path.stat()
-    except OSError:
-        return False
-    return info.st_size == size and int(info.st_mtime) == int(mtime)

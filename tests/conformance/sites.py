@@ -133,7 +133,7 @@ class OrdinaryUser(LocalCarrier):
     def __init__(self, name: str) -> None:
         self.user = name
 
-    def open(self, command: str) -> Pipe:
+    def open(self, command: str, window: int | None = None) -> Pipe:
         """Start `command` as that user."""
         return super().open(f"exec runuser -u {self.user} -- /bin/sh -c {shlex.quote(command)}")
 

@@ -77,7 +77,7 @@ class Login(LocalCarrier):
         words = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--init-groups", "env", "-i"]
         self._login = shlex.join(["setpriv", *words, *(f"{name}={value}" for name, value in environment.items())])
 
-    def open(self, command: str) -> Pipe:
+    def open(self, command: str, window: int | None = None) -> Pipe:
         return super().open(f"exec {self._login} /bin/sh -c {shlex.quote(command)}")
 
 

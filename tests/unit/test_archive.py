@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchlib.errors import ConnectionLost, DataStagingError
+from batchlib.transport import archive as archive_module
 from batchlib.transport.archive import Entry, Link, entries_of, pack, unpack, write_atomically
 
 names = st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=40).filter(
@@ -429,3 +430,48 @@ def test_entries_of_all_kinds(tmp_path: Path) -> None:
     assert tree(tmp_path / "x") == {"a": b"text", "l": "a", "b": b""}
     assert stat.S_IMODE((tmp_path / "x/a").stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / "x/b").stat().st_mode) == 0o600
+
+
+# --- headers, which are written and read by code of our own for the sake of speed ------------------------------------
+
+
+@given(
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=120),
+    st.integers(0, 0o7777),
+    st.integers(0, 8**11 + 5),
+    st.integers(-5, 8**11 + 5),
+)
+def test_headers_are_those_of_the_library(name: str, mode: int, size: int, mtime: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.mode, info.size, info.mtime = mode, size, mtime
+    theirs = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+    assert archive_module._header(name, tarfile.REGTYPE, mode, size=size, mtime=mtime) == theirs
+    read = [
+        kind.frombuf(theirs[-512:], "utf-8", "surrogateescape") for kind in (archive_module._Member, tarfile.TarInfo)
+    ]
+    for field in ("name", "mode", "size", "mtime", "type", "linkname", "chksum"):
+        assert getattr(read[0], field) == getattr(read[1], field)
+
+
+@given(st.integers(0, 511), st.integers(0, 255))
+def test_a_header_with_a_wrong_byte_is_read_as_the_library_reads_it(at: int, value: int) -> None:
+    header = bytearray(archive_module._header("file", tarfile.REGTYPE, 0o644, size=5, mtime=7))
+    header[at] = value
+    read = []
+    for kind in (archive_module._Member, tarfile.TarInfo):
+        try:
+            found = kind.frombuf(bytes(header), "utf-8", "surrogateescape")
+            read.append((found.name, found.mode, found.size, found.mtime, found.type))
+        except tarfile.HeaderError as error:
+            read.append((type(error).__name__,))
+    assert read[0] == read[1]
+
+
+def test_sizes_below_zero_are_refused(target: Path) -> None:
+    header = bytearray(member("t/file"))
+    header[124:136] = b"\xff" * 11 + b"\xfe"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header[:512])
+    with pytest.raises(DataStagingError, match="size below zero"):
+        unpack([archive(bytes(header))], below(target))
+    assert list(target.iterdir()) == []

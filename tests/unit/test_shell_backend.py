@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchlib.application import Application
+from batchlib.application import EVERYTHING, Application
 from batchlib.backends import shell
 from batchlib.backends.base import Outcome
 from batchlib.backends.shell import ShellBackend
@@ -186,6 +186,26 @@ def test_many_jobs_are_one_submission_and_one_poll(backend: ShellBackend) -> Non
     before = backend.transport.round_trips
     assert errors(backend.free_jobs(apps)) == [None] * 8
     assert backend.transport.round_trips == before + 1
+
+
+def test_big_outputs_come_beside_the_archive(backend: ShellBackend, tmp_path: Path) -> None:
+    """The others come in one round trip whether or not there are big ones."""
+    small = [sh("echo small > out", outputs=["out"]) for _ in range(3)]
+    big = sh("head -c 9000001 /dev/zero | tr '\\0' x > out; echo small > other", outputs=["out", "other", "missing"])
+    assert errors(backend.submit_jobs([*small, big])) == [None] * 4
+    settle(backend, *small, big)
+    before = backend.transport.round_trips
+    backend.collect_jobs({app: tmp_path / f"out{number}" for number, app in enumerate(small)})
+    assert backend.transport.round_trips == before + 1
+    found = backend.collect_jobs({big: tmp_path / "big"})[big]
+    assert (found.files, found.missing) == (("other", "out", "stderr.txt", "stdout.txt"), ("missing",))
+    assert (tmp_path / "big" / "out").read_bytes() == b"x" * 9_000_001
+    assert (tmp_path / "big" / "other").read_text() == "small\n"
+    everything = sh("mkdir below; head -c 9000001 /dev/zero > below/zeros", outputs=[EVERYTHING])
+    assert errors(backend.submit_jobs([everything])) == [None]
+    settle(backend, everything)
+    backend.collect_jobs({everything: tmp_path / "everything"})
+    assert (tmp_path / "everything" / "below" / "zeros").read_bytes() == bytes(9_000_001)
 
 
 def test_one_bad_job_does_not_spoil_its_neighbours(backend: ShellBackend, tmp_path: Path, spool: Path) -> None:

@@ -347,7 +347,7 @@ class Recorder:
 class RecordingCarrier(LocalCarrier):
     """Makes pipes that only remember."""
 
-    def open(self, command: str) -> Recorder:  # type: ignore[override]
+    def open(self, command: str, window: int | None = None) -> Recorder:  # type: ignore[override]
         self.pipe = Recorder(command)
         return self.pipe
 
