@@ -169,7 +169,7 @@ end() {{ # signal: all but the leaders, which have to write how it ended, and wh
     grep -alF -f - /proc/[0-9]*/environ 2>/dev/null <<'.' | sed 's,/proc/,,; s,/environ,,'
 {marks}.
   }} | sort -u | while read -r pid; do
-    case " $sessions " in *" $pid "*) ;; *) kill -s "$1" "$pid" 2>/dev/null ;; esac
+    case " $sessions " in *" $pid "*) ;; *) kill -s "$1" "$pid" 2>/dev/null || : ;; esac
   done
 }}
 end {sent}

@@ -33,8 +33,11 @@ def slurm_site(slurm: SlurmCluster, sshd: Sshd, server_directory: Path) -> Site:
     def books() -> list[str]:
         fields = "JobName,JobID"
         told = slurm.command("sacct", "-n", "-P", "-X", "-a", "-S", "now-1days", "-o", fields, seconds=120)
-        # the elements of an array are one job
-        return [name for name, _ in {tuple(line.partition("_")[0].split("|")) for line in told.splitlines()}]
+        # whatever a name holds; the elements of an array are one job
+        jobs = {
+            (name, jobid.partition("_")[0]) for name, _, jobid in (line.rpartition("|") for line in told.splitlines())
+        }
+        return [name for name, _ in jobs]
 
     return make_site("slurm", slurm, sshd, server_directory / "faults-slurm", books)
 

@@ -316,7 +316,7 @@ def test_a_tunnel_from_a_socket_file(far: SshCarrier | OpensshCarrier, service: 
 
 
 def test_many_connections_through_a_tunnel(far: SshCarrier | OpensshCarrier, service: int) -> None:
-    with far.forward("127.0.0.1", service) as tunnel, ThreadPoolExecutor(50) as threads:
+    with far.forward("127.0.0.1", service) as tunnel, ThreadPoolExecutor(20) as threads:
         answers = list(threads.map(lambda n: shout(tunnel.local_address, b"hello %d" % n), range(200)))
     assert answers == [b"HELLO %d" % number for number in range(200)]
 
