@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import secrets
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -62,7 +62,8 @@ class Sections:
         errors = _cut(rb"\n" + mark + rb" ([^\n]*)\n", answer.stderr)
         found = {}
         for (name, code), out in _cut(rb"\n" + mark + rb" ([!-~]+) (\d{1,3})\n", answer.stdout).items():
-            found[name.decode()] = Completed(int(code), out, errors.get((name,), b""))
+            if (name,) in errors:
+                found[name.decode()] = Completed(int(code), out, errors[name,])
         return found
 
 
@@ -178,12 +179,13 @@ host=$(uname -n)
 notes={_NOTES}{sections.mark}
 ask() {{ # number
   # the process that asks is this one, whatever $$ says
-  asking=$(exec /bin/sh -c 'echo "$PPID"') count=0
+  asking=$(exec /bin/sh -c 'echo "$PPID"') count=0 asked=0
   while IFS=' ' read -r token command; do
     if [ -e "$notes.stop" ]; then rm -rf "./$token"; continue; fi
     {pace}
     own=$token/{RESERVED}
     printf '%s %s\n' "$asking" "$host" > "$own/asked" || continue
+    asked=$((asked + 1))
     answer=$(cd "$token" && eval "$limit $command {RESERVED}/script" 2>"../$notes.$1.said" </dev/null)
     code=$?
     printf '%s\n%s\n' "$code" "$answer" > "$own/answer"
@@ -200,15 +202,28 @@ ask() {{ # number
     # what told an id may have been accepted all the same
     [ -n "$answer" ] || rm -rf "./$token"
   done
+  printf '%s' "$asked"
+  {sections.end('"loop.$1"', "0")}
 }}
 exec 3>&1
 {"".join(_share(number, share) for number, share in enumerate(shares))}wait
-{sections.end("asked", "0")}
+{sections.end(f"loops.{len(shares)}", "0")}
 cat "$notes".*.out
 cat "$notes".*.err >&2
 rm -f "$notes".*
 """
     return sections
+
+
+def all_told(parts: Mapping[str, Completed]) -> bool:
+    """Tell whether the answers for all that `submit` asked about are there: those that are not may have been lost.
+
+    A file system that is full can swallow some, and so can whoever ends one of the loops.
+    """
+    loops = [part for name, part in parts.items() if name.startswith("loop.")]
+    asked = [whole_number(loop.out) for loop in loops]
+    others = len(parts) - len(loops) - 1
+    return f"loops.{len(loops)}" in parts and None not in asked and sum(filter(None, asked)) == others
 
 
 def _share(number: int, jobs: Sequence[str]) -> str:

@@ -245,11 +245,15 @@ def _answers(system: BatchSystem, units: Sequence[Unit], parts: dict[str, Comple
     for unit in units:
         if unit.token in parts:
             answers |= _submitted(system, unit, parts[unit.token])
+    silent = [unit for unit in units if unit.token not in parts]
+    if not programs.all_told(parts):
+        lost = SubmissionUnclear("not all answers of the batch system came back", resource=system.name)
+        return answers | {app: lost for unit in silent for app in unit.apps}
     # the program stops asking when it is of no use: what stopped it holds for those that were not asked
     why = next((answer for answer in reversed(answers.values()) if answer is not None), None)
     if why is None or why.kind is not Kind.TRANSIENT:
         why = SystemUnavailable("the batch system does not answer now, so it was not asked", resource=system.name)
-    return answers | _revert_all([unit for unit in units if unit.token not in parts], why)
+    return answers | _revert_all(silent, why)
 
 
 def _submitted(system: BatchSystem, unit: Unit, answer: Completed) -> Answers:

@@ -181,8 +181,13 @@ class Frontend:
         answer = run(self.shell, made.text, self.sandboxes(tokens), **variables)
         assert answer.exitcode == 0, answer.err
         found = made.split(answer)
+        assert programs.all_told(found)
+        loops = min(at_a_time, a_second or at_a_time, len(tokens))
+        signs = found.pop(f"loops.{loops}")
+        for number in range(loops):
+            del found[f"loop.{number}"]
         # a sign of life for each that was asked, before all answers
-        assert found.pop("asked").out == "." * len(found)
+        assert signs.out == "." * len(found)
         return found
 
     @staticmethod
@@ -250,6 +255,18 @@ def test_several_at_a_time_spoil_no_answer(frontend: Frontend) -> None:
         assert (found[token].exitcode, found[token].out, found[token].err) == (0, said, f"err {token}\n")
         assert (frontend.spool / token / ".batchlib/answer").read_text() == f"0\n{said}"
     assert frontend.kept() == set(tokens)
+
+
+@pytest.mark.parametrize("loss", ["rm -f ../.asking.*.1.out", "rm -f ../.asking.*.1.err"])
+def test_answers_that_were_lost_are_missed(frontend: Frontend, loss: str) -> None:
+    tokens = new_tokens(4)
+    frontend.behave(f"case $PWD in *{tokens[1]}) {loss} ;; esac; echo job")
+    jobs = [(token, str(frontend.command)) for token in tokens]
+    made = programs.submit(str(frontend.spool), jobs, outer="", kept="", give_up=[], at_a_time=2)
+    found = made.split(run(frontend.shell, made.text, frontend.sandboxes(tokens)))
+    assert {tokens[0], tokens[2]} <= set(found)
+    assert tokens[1] not in found
+    assert not programs.all_told(found)
 
 
 def test_as_many_as_allowed_are_asked_for_at_a_time(frontend: Frontend) -> None:

@@ -492,3 +492,17 @@ def test_what_did_not_change_is_not_judged_again_and_what_did_is(tmp_path: Path)
     assert look(n7="RUNNING")[3:8] == [State.QUEUED] * 4 + [State.RUNNING]
     assert look()[7] is State.REQUEUED
     backend.close()
+
+
+def test_a_job_whose_answer_was_lost_is_not_taken_for_one_that_was_not_submitted(tmp_path: Path) -> None:
+    sbatch = tmp_path / "sbatch"
+    # as on a file system that is full: what was said is nowhere, but for what the sandbox tells
+    sbatch.write_text("#!/bin/sh\nrm -f ../.asking.*.out\necho Submitted batch job 7\n")
+    sbatch.chmod(0o755)
+    backend = SlurmBackend("lab", spooldir=str(tmp_path / "spool"), sbatch=str(sbatch))
+    app = Application(["true"])
+    assert isinstance(backend.submit_jobs([app])[app], SubmissionUnclear)
+    assert app.execution.state is State.SUBMITTING
+    assert backend.recover_jobs([app]) == {app: None}
+    assert (app.execution.state, app.execution.jobid) == (State.QUEUED, "7")
+    backend.close()
