@@ -136,7 +136,8 @@ class Cycle:
             if live and site.problem is None:
                 began = time.monotonic()
                 self._note(site.backend.update_job_states(live))
-                self._cost = time.monotonic() - began
+                # what is under way is no load for anybody
+                self._cost = max(0.0, time.monotonic() - began - 2 * site.backend.delay)
                 self.looked = True
             self._retry([app for app in apps if app.execution.state is State.FAILED])
             self._session.save([app for app in apps if _seen(app) != before[app]])

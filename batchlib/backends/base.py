@@ -234,6 +234,11 @@ class Backend(abc.ABC):
     #: Kind of site, as in ``type = ...``.
     type: str
 
+    @property
+    def delay(self) -> float:
+        """Seconds that a question to the site and its answer are under way, as far as that is known."""
+        return 0.0
+
     @abc.abstractmethod
     def submit_jobs(
         self, apps: Sequence[Application], journal: Journal | None = None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from .. import sandbox
+from .. import events, sandbox
 from ..application import Application
 from ..errors import DataStagingError
 from ..sandbox import Role
@@ -194,18 +194,38 @@ class Staging:
     damaged: tuple[str, ...] = ()
     quota: int = 0
     _places: list[str] = attrs.field(factory=list, init=False)
+    _ahead: set[int] = attrs.field(factory=set, init=False)
 
     @property
     def missing(self) -> list[Item]:
         """What has to be sent."""
-        return [item for item in _unique(self.items) if item.wanted.number not in self.present]
+        return [item for item in _unique(self.items) if item.wanted.number not in self.present | self._ahead]
+
+    def send_ahead(self, system: BatchSystem, item: Item, progress: events.Progress) -> None:
+        """Send a missing object by itself, before the stream; what was interrupted goes on where it was.
+
+        It is looked at, and gets its name in the cache, in `arrived`, like what comes with the stream.
+
+        Raises
+        ------
+        DataStagingError
+            The file is not what it was, or can't be read.
+        TransportError, RemoteFileError
+            It did not get there.
+        """
+        content, transport = item.content, system.transport
+        with readable(content.path):
+            info = content.path.stat()
+        if digest(content.path, info) != content.sha256:
+            raise DataStagingError(f"the input {content.path} changed while it was read")
+        # not in the batch's own directory, which the next attempt does not know
+        upload = f"{system.spool}/{cache_text.INCOMING}/{item.wanted.sha256}"
+        transport.put_file(content.path, upload, mode=item.wanted.mode, advanced=progress.advance)
+        system.ask(cache_text.take_in(system.spool, upload, self._place(item)))
+        self._ahead.add(item.wanted.number)
 
     def content(self, item: Item) -> Entry:
-        """Give what brings a missing object to the far side.
-
-        It may come by another way, before the stream and under the name of this entry: it is looked at, and gets its
-        name in the cache, in `arrived`.
-        """
+        """Give what brings a missing object to the far side in the stream."""
         return Entry(self._place(item), item.content, item.wanted.mode)
 
     def placed(self, entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -233,7 +253,7 @@ class Staging:
         """Shell text to run after unpacking."""
         if not self.items:
             return ""
-        new = [item.wanted for item in self.missing]
+        new = [item.wanted for item in _unique(self.items) if item.wanted.number not in self.present]
         return cache_text.arrive(
             self.directory,
             new,

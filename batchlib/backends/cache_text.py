@@ -139,7 +139,7 @@ while IFS=' ' read -r number stem mode size; do
 done <<'.'
 {listed}.
 find "$mine" -type f -exec stat -c 'facts %n %s.%Y.%a' {{}} +
-for old in {INCOMING}/*; do
+for old in {INCOMING}/* {INCOMING}/.[!.]*; do
   # what nothing was written to for a day belongs to a client that was ended
   [ "$old" = "$mine" ] || [ -n "$(find "$old" -mtime -1 | head -n 1)" ] || rm -rf "./$old"
 done
@@ -147,6 +147,20 @@ done
 {_EVICT}
 exit 0
 """
+
+
+def take_in(spool: str, upload: str, place: str) -> str:
+    """Make the shell text that moves a file that was sent by itself to where the batch's objects are.
+
+    Parameters
+    ----------
+    spool, upload : str
+        The spool directory, and the file.
+    place : str
+        Where it belongs, below the spool directory.
+    """
+    directory = place.rpartition("/")[0]
+    return f"cd {quote(spool)} && mkdir -p {quote(directory)} && mv -f {quote(upload)} {quote(place)}"
 
 
 def parse_claim(answer: Completed, wanted: Iterable[Wanted]) -> Claims:

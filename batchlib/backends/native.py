@@ -300,6 +300,11 @@ class NativeSystem(Backend):
         return self._transport
 
     @property
+    def delay(self) -> float:
+        """Seconds that a question to the frontend and its answer are under way, as far as that is known."""
+        return self._transport.round_trip if self._transport is not None else 0.0
+
+    @property
     def spool(self) -> str:
         """Absolute path of the spool directory, made when it is missing."""
         if self._spool is None:

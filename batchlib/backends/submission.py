@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
-from .. import sandbox
+from .. import events, sandbox
 from ..application import Application, check_inputs
 from ..array import ArraySpec
 from ..errors import (
@@ -23,6 +23,7 @@ from ..errors import (
     DataStagingError,
     InvalidOperation,
     Kind,
+    RemoteFileError,
     SubmissionUnclear,
     SystemUnavailable,
     TransportError,
@@ -30,6 +31,7 @@ from ..errors import (
 from ..run import State
 from ..transport.archive import Entry, pack
 from ..transport.shell import Completed
+from ..transport.slices import BIG
 from . import cache, programs
 from .base import Journal
 from .script import render_command
@@ -168,10 +170,16 @@ def _send(system: BatchSystem, units: Sequence[Unit], spool: str, way: cache.Way
     )
     scripts = [(unit, system.script(unit.apps[0], unit.token, spool, unit.array)) for unit in units]
     packing = _Packing(staging)
+    progress = events.Progress(system.transport, f"inputs of {len(units)} jobs")
     try:
+        packing.send_ahead(system, progress)
         answer = system.transport.send(
-            program.text, pack(packing.entries(scripts)), idle_timeout=system.settings.timeout
+            program.text, progress.counted(pack(packing.entries(scripts))), idle_timeout=system.settings.timeout
         )
+    except _NotSent as error:
+        # the next attempt goes on where this one was
+        _discard(system, units, staging)
+        return _revert_all(units, system.tell(error.reason))
     except DataStagingError as error:
         # everything is unpacked before anything is submitted, so nothing was: leave out what has the bad input
         return _without(system, units, packing.concerned(units), error, spool, staging)
@@ -182,6 +190,8 @@ def _send(system: BatchSystem, units: Sequence[Unit], spool: str, way: cache.Way
             f"the connection broke in the middle of a submission ({error.message})", resource=system.name
         )
         return {app: unclear for unit in units for app in unit.apps}
+    finally:
+        progress.end()
     if answer.exitcode in (programs.UNPACKING_FAILED, programs.NO_SPOOL):
         full = sandbox.check_room(answer.err)
         _discard(system, units, staging)
@@ -194,12 +204,35 @@ def _send(system: BatchSystem, units: Sequence[Unit], spool: str, way: cache.Way
     return _answers(system, units, program.split(answer))
 
 
+class _NotSent(Exception):
+    """Nothing was asked of the batch system, as an input did not get there."""
+
+    def __init__(self, reason: BatchlibError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 class _Packing:
     """Lists what goes to the frontend, and knows whose turn it is."""
 
     def __init__(self, staging: cache.Staging) -> None:
         self._staging = staging
         self._current: Unit | cache.Item | None = None
+
+    def send_ahead(self, system: BatchSystem, progress: events.Progress) -> None:
+        """Send big inputs by themselves, over a link on which several channels are faster than one."""
+        if system.settings.ssh is None:
+            return
+        for item in self._staging.missing:
+            if item.wanted.size > BIG:
+                self._current = item
+                try:
+                    self._staging.send_ahead(system, item, progress)
+                except RemoteFileError as error:
+                    reason = sandbox.check_room(str(error)) or DataStagingError(error.message)
+                    raise _NotSent(reason) from error
+                except TransportError as error:
+                    raise _NotSent(error) from error
 
     def entries(self, scripts: Sequence[tuple[Unit, str]]) -> Iterator[Entry]:
         for item in self._staging.missing:

@@ -10,8 +10,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from batchlib import Application, State
+from batchlib import Application, State, events
 from batchlib.backends.slurm import SlurmBackend
+from batchlib.errors import Kind
 from tests.life import ended, settle
 from tests.live.conftest import over_ssh
 from tests.servers.sshd import Sshd
@@ -29,7 +30,7 @@ def common_input(directory: Path, size: int) -> Path:
 def test_jobs_share_an_input_and_can_not_change_it(
     cluster: SlurmBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = common_input(tmp_path, 16 * MIB)
+    path = common_input(tmp_path, 6 * MIB)
     command = "cksum common; echo mine >> common; stat -c '%h %a' common"
     apps = [Application(["sh", "-c", command], inputs=[path]) for _ in range(20)]
     _ = cluster.spool
@@ -37,7 +38,7 @@ def test_jobs_share_an_input_and_can_not_change_it(
     before = cluster.transport.round_trips
     assert not any(cluster.submit_jobs(apps).values())
     assert cluster.transport.round_trips == before + 2
-    assert 16 * MIB < traffic.bytes < 16.5 * MIB
+    assert 6 * MIB < traffic.bytes < 6.5 * MIB
     settle(cluster, apps, ended)
     expected = subprocess.run(["cksum", path.name], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     for number, app in enumerate(apps):
@@ -98,7 +99,7 @@ def kept(cluster: SlurmBackend) -> list[str]:
 def test_a_client_that_is_killed_in_the_middle_of_the_upload_spoils_nothing(
     cluster: SlurmBackend, sshd: Sshd, tmp_path: Path
 ) -> None:
-    path = common_input(tmp_path, 40 * MIB)
+    path = common_input(tmp_path, 8 * MIB)
     keys = over_ssh(sshd, spooldir=cluster.settings.spooldir, cache_links=True)
     program = CLIENT.replace("spooldir=sys.argv[1], sbatch=sys.argv[2], cache_links=True", f"**{keys!r}")
     assert program != CLIENT
@@ -115,3 +116,34 @@ def test_a_client_that_is_killed_in_the_middle_of_the_upload_spoils_nothing(
     expected = subprocess.run(["cksum", "common"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert (tmp_path / "out/stdout.txt").read_text() == expected
     assert len(kept(cluster)) == 1
+
+
+def test_a_big_input_goes_on_where_it_was_interrupted(
+    cluster: SlurmBackend, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 64 * MIB
+    app = Application(["cksum", "common"], inputs=[common_input(tmp_path, size)])
+    _ = cluster.spool
+    traffic = Traffic(cluster.transport.carrier, monkeypatch)
+    before = set(cluster.transport.listdir(cluster.spool))
+
+    def cut(sender: object, *, done: int, **_more: object) -> None:
+        if done > size * 0.75:
+            events.transfer_advanced.disconnect(cut)
+            sshd.drop()
+
+    events.transfer_advanced.connect(cut)
+    answer = cluster.submit_jobs([app])[app]
+    assert answer is not None
+    assert answer.kind is not Kind.PERMANENT
+    assert app.execution.state is State.NEW
+    sent = traffic.bytes
+    cluster.submit_job(app)
+    assert traffic.bytes - sent < size * 0.9, "what had arrived is not sent again"
+    settle(cluster, [app], ended)
+    cluster.get_results(app, tmp_path / "out")
+    expected = subprocess.run(["cksum", "common"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert (tmp_path / "out/stdout.txt").read_text() == expected
+    cluster.free(app)
+    assert set(cluster.transport.listdir(cluster.spool)) - before <= {"cache", ".incoming"}
+    assert cluster.transport.run(f"ls -A {cluster.spool}/.incoming").out == ""

@@ -39,8 +39,8 @@ class Traffic:
         self.bytes = 0
         opened = carrier.open
 
-        def open_counted(command: str) -> Pipe:
-            pipe = opened(command)
+        def open_counted(command: str, window: int | None = None) -> Pipe:
+            pipe = opened(command, window)
             write = pipe.write
 
             def counted(data: bytes) -> None:
