@@ -22,7 +22,7 @@ from tests.servers.state import make_state_directory, remove_state_directory, sw
 SITE = re.compile(r"[\[-]((?:shell|slurm|sge|pbs|torque|lsf|volclava)-(?:local|ssh|openssh))[\]-]")
 
 #: Faults that are injected on each batch system where nobody says how many.
-FAULT_POINTS = 12
+FAULT_POINTS = 8
 #: The property of a test's report that holds a line for the end of the test run.
 FAULTS = "faults"
 
