@@ -118,7 +118,9 @@ class StandIn(Backend):
                 app.set_state(State.RUNNING)
         return dict.fromkeys(apps)
 
-    def control_jobs(self, apps: Sequence[Application], action: Action, signal: str = "") -> dict[Application, Answer]:
+    def control_jobs(
+        self, apps: Sequence[Application], action: Action, signal: str = "", journal: Journal | None = None
+    ) -> dict[Application, Answer]:
         """Say that it is done."""
         self._hear(action.value, apps)
         return dict.fromkeys(apps, Answer(Outcome.DONE))

@@ -275,7 +275,9 @@ class Backend(abc.ABC):
         """Bring the state of live jobs up to date, with a number of requests that does not grow with them."""
 
     @abc.abstractmethod
-    def control_jobs(self, apps: Sequence[Application], action: Action, signal: str = "") -> dict[Application, Answer]:
+    def control_jobs(
+        self, apps: Sequence[Application], action: Action, signal: str = "", journal: Journal | None = None
+    ) -> dict[Application, Answer]:
         """Do something to jobs; a refusal is told for each, an ended job is none.
 
         Parameters
@@ -286,11 +288,14 @@ class Backend(abc.ABC):
             What to do.
         signal : str
             For `Action.SIGNAL`: the signal's name, such as ``USR1``.
+        journal : callable, optional
+            Makes it durable that jobs are to be cancelled, before the site hears of it: not every batch system tells
+            afterwards by whom a job was ended.
         """
 
-    def cancel_jobs(self, apps: Sequence[Application]) -> dict[Application, Answer]:
-        """End jobs, with all their processes."""
-        return self.control_jobs(apps, Action.CANCEL)
+    def cancel_jobs(self, apps: Sequence[Application], journal: Journal | None = None) -> dict[Application, Answer]:
+        """End jobs, with all their processes; `journal` is as for `control_jobs`."""
+        return self.control_jobs(apps, Action.CANCEL, journal=journal)
 
     def hold_jobs(self, apps: Sequence[Application]) -> dict[Application, Answer]:
         """Keep queued jobs from starting."""

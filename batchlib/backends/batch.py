@@ -293,9 +293,11 @@ class BatchSystem(NativeSystem):
 
     # --- control -------------------------------------------------------------------------------------------
 
-    def control_jobs(self, apps: Sequence[Application], action: Action, signal: str = "") -> dict[Application, Answer]:
+    def control_jobs(
+        self, apps: Sequence[Application], action: Action, signal: str = "", journal: Journal | None = None
+    ) -> dict[Application, Answer]:
         """Do something to jobs: see `Backend.control_jobs`."""
-        return control.control(self, apps, action, signal)
+        return control.control(self, apps, action, signal, journal)
 
     # --- monitoring ----------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from ..errors import (
     UnsupportedOperation,
 )
 from ..run import Reason, State
-from .base import Action, Answer, Outcome
+from .base import Action, Answer, Journal, Outcome
 
 if TYPE_CHECKING:
     from .batch import BatchSystem
@@ -27,7 +27,7 @@ _SIGNAL = re.compile(r"[A-Z][A-Z0-9+-]{1,15}")
 
 
 def control(
-    system: BatchSystem, apps: Sequence[Application], action: Action, signal: str = ""
+    system: BatchSystem, apps: Sequence[Application], action: Action, signal: str = "", journal: Journal | None = None
 ) -> dict[Application, Answer]:
     """Do something to jobs.
 
@@ -41,6 +41,8 @@ def control(
         What to do.
     signal : str
         For `Action.SIGNAL`: the signal's name, such as ``USR1``.
+    journal : callable, optional
+        Makes it durable that jobs are to be cancelled.
     """
     signal = signal.upper().removeprefix("SIG")
     if action is Action.SIGNAL and not _SIGNAL.fullmatch(signal):
@@ -54,13 +56,19 @@ def control(
         else:
             jobs[app] = system.job(app)
     if jobs:
+        asked_before = {app for app in jobs if app.execution.cancel_requested}
+        if action is Action.CANCEL:
+            for app in jobs:
+                app.execution.cancel_requested = True
+            if journal is not None:
+                journal(list(jobs))
         found = _ask(system, list(jobs.values()), action, signal)
         for app, job in jobs.items():
             answers[app] = found.get(job.jobid, Answer(Outcome.DONE))
-            if answers[app].outcome is Outcome.NOT_FOUND and app.execution.cancel_requested:
+            if answers[app].outcome is Outcome.NOT_FOUND and app in asked_before:
                 # not every batch system remembers a job that it was told to end
                 answers[app] = Answer(Outcome.ALREADY_ENDED)
-            _record(app, action, answers[app])
+            _record(app, action, answers[app], asked_before=app in asked_before)
     return answers
 
 
@@ -97,9 +105,9 @@ def _on_new(system: BatchSystem, app: Application, action: Action) -> Answer:
     return Answer(Outcome.REFUSED, error)
 
 
-def _record(app: Application, action: Action, answer: Answer) -> None:
-    if action is Action.CANCEL and answer.outcome in (Outcome.DONE, Outcome.ALREADY_ENDED, Outcome.UNKNOWN):
-        app.execution.cancel_requested = True
+def _record(app: Application, action: Action, answer: Answer, *, asked_before: bool) -> None:
+    if action is Action.CANCEL and answer.outcome in (Outcome.REFUSED, Outcome.NOT_FOUND):
+        app.execution.cancel_requested = asked_before
     app.execution.note(f"{action.value}: {answer.error or answer.outcome.value}")
 
 

@@ -103,7 +103,7 @@ def act(engine: Engine, apps: Iterable[Application], action: Action) -> dict[App
 
     def control(backend: Backend, group: list[Application]) -> dict[Application, Answer]:
         _recover(backend, group)
-        return backend.control_jobs(group, action)
+        return backend.control_jobs(group, action, journal=engine.session.save)
 
     answers, unknown = for_each_resource(engine, apps, control)
     for app, error in unknown.items():

@@ -314,7 +314,8 @@ class _Member(tarfile.TarInfo):
         """Read a header; that of a plain file in GNU format, as most are, in a fraction of the library's time."""
         if len(buf) == _BLOCK and buf[156:157] == tarfile.REGTYPE and buf[257:265] == tarfile.GNU_MAGIC:
             numbers = buf[100:107], buf[124:135], buf[136:147], buf[148:154]
-            if not b"".join(numbers).strip(b"01234567"):
+            ends = buf[107:108] + buf[135:136] + buf[147:148] + buf[154:156]
+            if not b"".join(numbers).strip(b"01234567") and not ends.strip(b"\0 "):
                 mode, size, mtime, checksum = (int(number, 8) for number in numbers)
                 if sum(buf) - sum(buf[148:156]) + 8 * ord(" ") == checksum:
                     member = cls(buf[:100].partition(b"\0")[0].decode(encoding, errors))

@@ -132,7 +132,7 @@ def _cancel(session: Session, engine: Engine, app: Application) -> None:
         if app.execution.state.final:
             return
         if app.execution.state.live and app.execution.jobid:
-            answer = engine.backend("site").cancel_jobs([app])[app]
+            answer = engine.backend("site").cancel_jobs([app], journal=session.save)[app]
             session.save([app])
             if answer.error is None:
                 return

@@ -17,6 +17,7 @@ import pytest
 from batchlib import events
 from batchlib.errors import DataStagingError, RemoteFileError, TransportError
 from batchlib.transport import ssh_pipe
+from batchlib.transport.gate import Gate
 from batchlib.transport.local import LocalTransport
 from batchlib.transport.slices import BIG, BLOCK, MIB
 from batchlib.transport.ssh import SshCarrier
@@ -467,14 +468,14 @@ def test_channels_never_exceed_the_gate(
 ) -> None:
     monkeypatch.setattr(SshCarrier, "round_trip", FAR)
     inside: list[int] = []
-    enter = ssh_pipe.Gate.enter
+    enter = Gate.enter
 
-    def counted(gate: ssh_pipe.Gate, *rest: object) -> int | None:
+    def counted(gate: Gate, *rest: object) -> int | None:
         others = enter(gate, *rest)  # type: ignore[arg-type]
         inside.append(-1 if others is None else others + 1)
         return others
 
-    monkeypatch.setattr(ssh_pipe.Gate, "enter", counted)
+    monkeypatch.setattr(Gate, "enter", counted)
     content = make(tmp_path / "source", 64 * MIB)
     carrier = SshCarrier(settings_for(plain_sshd, sessions=sessions))
     with Transport(carrier) as machine:

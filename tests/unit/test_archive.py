@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchlib.errors import ConnectionLost, DataStagingError
@@ -454,6 +454,9 @@ def test_headers_are_those_of_the_library(name: str, mode: int, size: int, mtime
 
 
 @given(st.integers(0, 511), st.integers(0, 255))
+@example(154, 1)
+@example(107, 1)
+@example(135, ord("7"))
 def test_a_header_with_a_wrong_byte_is_read_as_the_library_reads_it(at: int, value: int) -> None:
     header = bytearray(archive_module._header("file", tarfile.REGTYPE, 0o644, size=5, mtime=7))
     header[at] = value

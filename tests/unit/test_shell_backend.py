@@ -465,6 +465,22 @@ def test_a_job_that_was_killed_with_all_its_watchers_is_lost(backend: ShellBacke
     assert outcome(app) == (State.LOST, Reason.LOST, None, None)
 
 
+def test_that_a_job_is_to_be_cancelled_is_written_down_first(backend: ShellBackend) -> None:
+    app = sh("sleep 600")
+    backend.submit_job(app)
+    written = []
+
+    def journal(apps: Iterable[Application]) -> None:
+        written.extend((one.execution.cancel_requested, backend.update_job_state(one)) for one in apps)
+
+    assert backend.cancel_jobs([app], journal=journal)[app].outcome is Outcome.DONE
+    [(requested, state)] = written
+    assert requested
+    assert not state.final, "it was still alive then"
+    settle(backend, app)
+    assert app.execution.state is State.CANCELLED
+
+
 def test_a_job_on_another_host_is_not_judged_from_here(backend: ShellBackend, spool: Path) -> None:
     app = sh("exit 3")
     backend.submit_job(app)

@@ -118,9 +118,9 @@ def test_small_input_needs_no_stream_of_its_own_where_a_shell_is_open(monkeypatc
         opened: list[str] = []
         start = transport.carrier.open
 
-        def note(command: str) -> Pipe:
+        def note(command: str, window: int | None = None) -> Pipe:
             opened.append(command)
-            return start(command)
+            return start(command, window)
 
         monkeypatch.setattr(transport.carrier, "open", note)
         assert transport.send("cat", [b"before any shell"]).stdout == b"before any shell"
