@@ -11,9 +11,9 @@ from .. import events, sandbox
 from ..application import EVERYTHING, Application
 from ..errors import BatchlibError, DataStagingError, InvalidOperation, SpoolDirectoryError
 from ..transport import trees
-from ..transport.archive import unpack
 from ..transport.posix import remote_file_error
 from ..transport.shell import Completed
+from ..transport.unpacking import unpack
 from . import programs
 from .base import Collected
 

@@ -17,11 +17,12 @@ import attrs
 from .. import events
 from ..errors import DataStagingError
 from . import big_files, slices
-from .archive import Entry, believable, entries_of, make_way, pack, safe_name, unpack
+from .archive import Entry, entries_of, pack
 from .big_files import BigFile
 from .posix import CLEAN, enter, quote, remote_file_error
 from .programs import Programs, together
 from .shell import Completed
+from .unpacking import believable, make_way, safe_name, unpack
 
 #: Says whether to replace a local file: told (local path, size in bytes, modification time) of the remote one.
 Wanted = Callable[[Path, int, float], bool]

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from batchlib.errors import ConnectionLost, DataStagingError
 from batchlib.transport import archive as archive_module
-from batchlib.transport.archive import Entry, Link, entries_of, pack, unpack, write_atomically
+from batchlib.transport import unpacking
+from batchlib.transport.archive import Entry, Link, entries_of, pack
+from batchlib.transport.unpacking import unpack, write_atomically
 
 names = st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=40).filter(
     lambda name: name not in (".", "..") and len(name.encode()) < 150
@@ -446,9 +448,7 @@ def test_headers_are_those_of_the_library(name: str, mode: int, size: int, mtime
     info.mode, info.size, info.mtime = mode, size, mtime
     theirs = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
     assert archive_module._header(name, tarfile.REGTYPE, mode, size=size, mtime=mtime) == theirs
-    read = [
-        kind.frombuf(theirs[-512:], "utf-8", "surrogateescape") for kind in (archive_module._Member, tarfile.TarInfo)
-    ]
+    read = [kind.frombuf(theirs[-512:], "utf-8", "surrogateescape") for kind in (unpacking._Member, tarfile.TarInfo)]
     for field in ("name", "mode", "size", "mtime", "type", "linkname", "chksum"):
         assert getattr(read[0], field) == getattr(read[1], field)
 
@@ -461,7 +461,7 @@ def test_a_header_with_a_wrong_byte_is_read_as_the_library_reads_it(at: int, val
     header = bytearray(archive_module._header("file", tarfile.REGTYPE, 0o644, size=5, mtime=7))
     header[at] = value
     read = []
-    for kind in (archive_module._Member, tarfile.TarInfo):
+    for kind in (unpacking._Member, tarfile.TarInfo):
         try:
             found = kind.frombuf(bytes(header), "utf-8", "surrogateescape")
             read.append((found.name, found.mode, found.size, found.mtime, found.type))

@@ -17,7 +17,8 @@ from batchlib import sandbox
 from batchlib.application import Application
 from batchlib.errors import InvalidValue
 from batchlib.sandbox import Status, parse_status, statuses
-from batchlib.transport.archive import Entry, pack, unpack
+from batchlib.transport.archive import Entry, pack
+from batchlib.transport.unpacking import unpack
 
 TOKEN = "bcdfghjkmnpqrstv"
 

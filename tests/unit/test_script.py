@@ -21,7 +21,8 @@ from batchlib.application import Application, ArrayElement
 from batchlib.array import ArraySpec
 from batchlib.backends.script import render_command
 from batchlib.backends.slurm import SlurmBackend
-from batchlib.transport.archive import pack, unpack
+from batchlib.transport.archive import pack
+from batchlib.transport.unpacking import unpack
 
 SHELLS = [shell for shell in ("/bin/dash", "/bin/bash") if shutil.which(shell)]
 #: The command prints its arguments, its environment or its standard input exactly as it was given them.
