@@ -123,7 +123,7 @@ def download_channels(round_trip: float, size: int, room: int) -> tuple[int, int
 
     Parameters are those of `upload_channels`.
     """
-    channels = _channels(AIM * round_trip / (4 * SERVER_WINDOW), size, room)
+    channels = _channels(AIM * round_trip / (2 * SERVER_WINDOW), size, room)
     return channels, window(round_trip / channels)
 
 

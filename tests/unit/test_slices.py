@@ -67,7 +67,7 @@ def test_channels_leave_room_for_others(round_trip: float, size: int, room: int)
 
 
 @pytest.mark.parametrize(
-    ("milliseconds", "up", "down", "window"), [(0, 1, 1, 2), (1, 1, 1, 2), (20, 6, 2, 8), (100, 6, 6, 13)]
+    ("milliseconds", "up", "down", "window"), [(0, 1, 1, 2), (1, 1, 1, 2), (20, 6, 4, 4), (100, 6, 6, 13)]
 )
 def test_longer_links_get_more_channels_and_wider_windows(milliseconds: int, up: int, down: int, window: int) -> None:
     size = 1024 * MIB
