@@ -9,10 +9,8 @@ from __future__ import annotations
 import configparser
 import difflib
 import importlib
-import math
 import os
 import re
-import shlex
 import stat
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -22,9 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-from .application import is_native_name
 from .errors import ConfigurationError, InvalidValue, UnknownResource
-from .quantity import Duration, Memory, whole_number
+from .settings import REMOTE, ResourceSettings, boolean, count, seconds, words
 from .transport.ssh import SshSettings
 
 if TYPE_CHECKING:
@@ -39,12 +36,6 @@ T = TypeVar("T")
 _TEXT = re.compile(r"(.+_)?(prologue|epilogue)(_contents?)?|setup|password_command")
 _COMMENT = re.compile(r"(?:^|\s)[#;]")
 _SCRIPT_KEY = re.compile(r"(?:(?P<application>.+)_)?(?P<which>prologue|epilogue)(?P<content>_content)?")
-#: Transports that lead to another machine.
-_REMOTE = ("ssh", "openssh")
-_TRUE = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False, "off": False}
-
-#: Seconds between two looks at a queue at least, where the configuration does not say.
-DEFAULT_POLL_INTERVAL = 0.25
 
 
 class WrongKey(InvalidValue):
@@ -53,212 +44,6 @@ class WrongKey(InvalidValue):
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(problem if repr(key) in problem else f"{key}: {problem}")
         self.key = key
-
-
-def _boolean(value: str | bool) -> bool:
-    if isinstance(value, bool):
-        return value
-    try:
-        return _TRUE[value.strip().lower()]
-    except KeyError:
-        raise InvalidValue(f"{value!r} is neither yes nor no") from None
-
-
-def _choice(value: str | bool | None) -> bool | None:
-    return None if value is None else _boolean(value)
-
-
-def _count(value: str | int | None) -> int | None:
-    if value is None:
-        return None
-    number = whole_number(str(value).strip())
-    if not number:
-        raise InvalidValue(f"{value!r} is no whole number from 1 on")
-    return number
-
-
-def _seconds(value: str | float) -> float:
-    """Take seconds, or a duration with its unit."""
-    try:
-        seconds = float(value)
-    except ValueError:
-        return Duration(str(value)).seconds
-    if not math.isfinite(seconds) or seconds < 0:
-        raise InvalidValue(f"{value!r} is no number of seconds")
-    return seconds
-
-
-def _native_name(value: str | None) -> str | None:
-    if value and not is_native_name(value):
-        raise InvalidValue(f"{value!r} holds characters that no batch system takes")
-    return value
-
-
-def _memory(value: str | Memory | None) -> Memory | None:
-    return None if value is None else Memory(value)
-
-
-def _quota(value: str | Memory) -> Memory:
-    """Take an amount of memory, or a word that means none."""
-    if isinstance(value, str) and value.strip().lower() in ("0", "off", "no"):
-        return Memory("0 B")
-    return Memory(value)
-
-
-def _duration(value: str | Duration | None) -> Duration | None:
-    return None if value is None else Duration(value)
-
-
-def _unit(value: str | None) -> str | None:
-    if value is None or value.upper() in ("KB", "MB", "GB", "TB", "PB", "EB"):
-        return value and value.upper()
-    raise InvalidValue(f"{value!r} is no unit of memory: say KB, MB, GB or TB")
-
-
-def _list(value: str | Iterable[str] | None) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    return tuple(re.findall(r"[^\s,]+", value)) if isinstance(value, str) else tuple(value)
-
-
-def _options(value: str | Iterable[str]) -> tuple[str, ...]:
-    """Split options as a shell would; what follows a ``#`` is a comment."""
-    try:
-        options = tuple(shlex.split(value, comments=True)) if isinstance(value, str) else tuple(value)
-    except ValueError as error:
-        raise InvalidValue(f"{value!r} can't be split into options: {error}") from None
-    if any("\n" in option for option in options):
-        raise InvalidValue("an option can't go over several lines")
-    return options
-
-
-@attrs.frozen(kw_only=True)
-class ResourceSettings:
-    """One resource, as configured.
-
-    Parameters
-    ----------
-    name : str
-        Its name.
-    type : str
-        Kind of batch system: ``slurm``, ``shell``, ...
-    transport : str
-        ``local`` (this machine), ``ssh`` or ``openssh``, the user's own OpenSSH client.
-    ssh : SshSettings, optional
-        How to reach the frontend; for ``transport = ssh`` and ``openssh``.
-    enabled : bool
-        Whether it may be used.
-    architecture : tuple of str
-        Processor architectures it has; empty for unknown.
-    max_cores, max_cores_per_job : int, optional
-        Cores to use at a time by all jobs and by one job.
-    max_memory_per_core : Memory, optional
-        Memory that may be asked for each core.
-    max_walltime : Duration, optional
-        Longest walltime that may be asked for.
-    spooldir : str
-        Directory for sandboxes on the frontend, shared with the nodes; ``$HOME`` and ``~`` are expanded there.
-    cache_quota : Memory
-        Space for inputs that are kept in the spool directory, so that they need not be sent again; none switches the
-        cache off.
-    cache_links : bool, optional
-        Whether jobs get links to kept inputs, which they can't change, or copies of their own; default is links,
-        but copies where jobs run as root, whom no permission bits hold back.
-    accounting_delay : float
-        Seconds to wait for evidence of a job that is gone from the queue.
-    poll_interval : float
-        Seconds between two looks at the queue at least. Looks are as frequent as that only while much happens.
-    timeout : float
-        Seconds that one request may take.
-    queue, account, qos : str, optional
-        Defaults for jobs that don't name their own.
-    parallel_environment : str, optional
-        For Grid Engine: the parallel environment of jobs with several cores on one host.
-    memory_resources : tuple of str
-        For Grid Engine: the resources by which memory is asked for, counted for each core.
-    gpu_resource : str
-        For Grid Engine: the resource by which GPUs are asked for.
-    memory_unit : str, optional
-        For LSF: the unit of memory limits, such as ``MB``; default is what the site says.
-    max_array_size : int, optional
-        For LSF: elements that an array may have; default is what the site says.
-    extra_args : tuple of str
-        Options for the submit command of every job.
-    submissions_at_a_time : int, optional
-        Submit commands that run at a time on the frontend; default is the batch system's own.
-    submissions_a_second : int, optional
-        Submit commands started in a second at most; default is no limit.
-    shell : str
-        Interpreter of the job scripts.
-    setup : str
-        Shell text to run on the frontend before anything else, such as sourcing a site's profile.
-    header_template : str
-        Text of a template that takes the place of the batch system's own for the header of job scripts; configured
-        as the name of a file.
-    prologues, epilogues : dict of str to str
-        Shell text before and after the commands, by key.
-    commands : dict of str to str
-        Native commands that are called otherwise here, options included.
-    """
-
-    name: str
-    type: str
-    transport: str = attrs.field(default="local")
-    ssh: SshSettings | None = None
-    enabled: bool = attrs.field(default=True, converter=_boolean)
-    architecture: tuple[str, ...] = attrs.field(default=(), converter=_list)
-    max_cores: int | None = attrs.field(default=None, converter=_count)
-    max_cores_per_job: int | None = attrs.field(default=None, converter=_count)
-    max_memory_per_core: Memory | None = attrs.field(default=None, converter=_memory)
-    max_walltime: Duration | None = attrs.field(default=None, converter=_duration)
-    spooldir: str = "$HOME/.batchlib"
-    cache_quota: Memory = attrs.field(default=Memory("10 GB"), converter=_quota)
-    cache_links: bool | None = attrs.field(default=None, converter=_choice)
-    accounting_delay: float = attrs.field(default=15.0, converter=_seconds)
-    poll_interval: float = attrs.field(default=DEFAULT_POLL_INTERVAL, converter=_seconds)
-    timeout: float = attrs.field(default=120.0, converter=_seconds)
-    queue: str | None = attrs.field(default=None, converter=_native_name)
-    account: str | None = attrs.field(default=None, converter=_native_name)
-    qos: str | None = attrs.field(default=None, converter=_native_name)
-    parallel_environment: str | None = None
-    memory_resources: tuple[str, ...] = attrs.field(default=("h_vmem", "mem_free"), converter=_list)
-    gpu_resource: str = "gpu"
-    memory_unit: str | None = attrs.field(default=None, converter=_unit)
-    max_array_size: int | None = attrs.field(default=None, converter=_count)
-    extra_args: tuple[str, ...] = attrs.field(default=(), converter=_options)
-    submissions_at_a_time: int | None = attrs.field(default=None, converter=_count)
-    submissions_a_second: int | None = attrs.field(default=None, converter=_count)
-    shell: str = "/bin/sh"
-    setup: str = ""
-    header_template: str = ""
-    prologues: dict[str, str] = attrs.field(factory=dict)
-    epilogues: dict[str, str] = attrs.field(factory=dict)
-    commands: dict[str, str] = attrs.field(factory=dict)
-
-    @transport.validator
-    def _check_transport(self, _attribute: object, value: str) -> None:
-        if value not in ("local", *_REMOTE):
-            raise InvalidValue(f"{value!r} is no transport: use local, ssh or openssh")
-        if value in _REMOTE and self.ssh is None:
-            raise InvalidValue(f"transport = {value} needs a frontend: say 'frontend = HOST'")
-        if value == "openssh" and self.ssh is not None:
-            from .transport.openssh_options import refuse_unmappable
-
-            refuse_unmappable(self.ssh)
-
-    def script_parts(self, which: str, application: str) -> str:
-        """Give the prologue or epilogue for an application: all sources, in GC3Pie's order.
-
-        Parameters
-        ----------
-        which : str
-            ``prologue`` or ``epilogue``.
-        application : str
-            The application's name; empty for none.
-        """
-        parts = self.prologues if which == "prologue" else self.epilogues
-        keys = [which, f"{application}_{which}", f"{which}_content", f"{application}_{which}_content"]
-        return "\n".join(parts[key] for key in keys if key in parts and (application or not key.startswith("_")))
 
 
 _RESOURCE_KEYS = frozenset(field.name for field in attrs.fields(ResourceSettings)) - {
@@ -368,7 +153,7 @@ def resource_settings(
             known = {*_RESOURCE_KEYS, *commands, *_SSH_KEYS, "frontend", "auth", "prologue", "epilogue"}
             raise WrongKey(key, f"there is no key {key!r}{_nearest(key, known)}")
     frontend = keys.get("frontend")
-    if frontend and plain.get("transport", "local") in _REMOTE:
+    if frontend and plain.get("transport", "local") in REMOTE:
         plain["ssh"] = _ssh_settings(str(frontend), ssh, directories)
     elif frontend and frontend != "localhost":
         raise WrongKey("frontend", f"{frontend} is not this machine: say 'transport = ssh' to reach it")
@@ -390,7 +175,7 @@ def _converted(key: str, value: object, converter: Callable[[Any], object]) -> o
 
 def _ssh_settings(host: str, keys: Mapping[str, Any], directories: Mapping[str, Path]) -> SshSettings:
     plain = {key: value for key, value in keys.items() if key in _SSH_KEYS}
-    if "ignore_ssh_host_keys" in keys and _boolean(keys["ignore_ssh_host_keys"]):
+    if "ignore_ssh_host_keys" in keys and boolean(keys["ignore_ssh_host_keys"]):
         warnings.warn(
             f"the host key of {host} is not checked: anybody on the way can read and change what is sent",
             stacklevel=3,
@@ -400,12 +185,12 @@ def _ssh_settings(host: str, keys: Mapping[str, Any], directories: Mapping[str, 
         value = plain.get(key)
         if value and value != "none":
             plain[key] = _path(value, directories.get(key, Path()))
-    for key, convert in {"port": _count, "sessions": _count, **dict.fromkeys(_SSH_SECONDS, _seconds)}.items():
+    for key, convert in {"port": count, "sessions": count, **dict.fromkeys(_SSH_SECONDS, seconds)}.items():
         if key in plain:
             plain[key] = _converted(key, plain[key], convert)
     if isinstance(plain.get("known_hosts"), str):
         directory = directories.get("known_hosts", Path())
-        plain["known_hosts"] = tuple(_path(name, directory) for name in _list(plain["known_hosts"]))
+        plain["known_hosts"] = tuple(_path(name, directory) for name in words(plain["known_hosts"]))
     return SshSettings(host=host, **plain)
 
 

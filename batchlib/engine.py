@@ -9,12 +9,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from .application import Application
 from .backends.base import Backend
-from .config import DEFAULT_POLL_INTERVAL, Configuration, load
+from .config import Configuration, load
 from .cycle import Cycle, Room, Site, refuse
 from .errors import BatchlibError, ConfigurationError, SessionLocked
 from .polling import LONGEST_PAUSE, Look
 from .run import State
 from .session import Session
+from .settings import DEFAULT_POLL_INTERVAL
 from .side_by_side import SideBySide, for_each
 from .store import Tally
 

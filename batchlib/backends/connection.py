@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config import ResourceSettings
+from ..settings import ResourceSettings
 from ..transport.local import LocalTransport
 from ..transport.remote import OpensshTransport, SshTransport
 from ..transport.shared import Prompt

@@ -17,7 +17,7 @@ import attrs
 from .. import events, sandbox
 from ..application import Application
 from ..array import ArraySpec
-from ..config import ResourceSettings, resource_settings
+from ..config import resource_settings
 from ..errors import (
     BatchlibError,
     CommandNotFound,
@@ -27,6 +27,7 @@ from ..errors import (
     UnsupportedOperation,
 )
 from ..run import NativeDependency, Run, State
+from ..settings import ResourceSettings
 from ..transport.posix import remote_file_error
 from ..transport.shell import Completed
 from ..transport.transport import Transport

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..application import Application
-from ..config import ResourceSettings
 from ..quantity import Memory
 from ..sandbox import STDIN
+from ..settings import ResourceSettings
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template

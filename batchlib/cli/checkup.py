@@ -14,7 +14,7 @@ import attrs
 from ..backends.batch import BatchSystem
 from ..backends.native import Job
 from ..backends.programs import Sections, quote, section
-from ..config import ResourceSettings, backend_class
+from ..config import backend_class
 from ..errors import (
     AuthenticationFailed,
     BatchlibError,
@@ -24,6 +24,7 @@ from ..errors import (
     UnknownHostKey,
 )
 from ..quantity import Memory
+from ..settings import ResourceSettings
 from ..transport.base import STDOUT, Pipe
 
 if TYPE_CHECKING:

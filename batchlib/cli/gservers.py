@@ -14,7 +14,7 @@ from .common import Invocation, command, run
 
 if TYPE_CHECKING:
     from ..backends.base import ResourceStatus
-    from ..config import ResourceSettings
+    from ..settings import ResourceSettings
 
 _EXAMPLE = """
 gservers

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .common import Invocation, command
 
 if TYPE_CHECKING:
-    from ..config import ResourceSettings
+    from ..settings import ResourceSettings
 
 _HIDDEN = "(hidden)"
 _SECRET = re.compile(r"passw|secret|token|passphrase", re.IGNORECASE)

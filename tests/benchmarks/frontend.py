@@ -9,7 +9,8 @@ from pathlib import Path
 
 import attrs
 
-from batchlib.config import ResourceSettings, resource_settings
+from batchlib.config import resource_settings
+from batchlib.settings import ResourceSettings
 from tests.benchmarks.link import delayed_link
 from tests.servers.slurm import SlurmCluster
 from tests.servers.sshd import Sshd

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from batchlib.backends import connection
-from batchlib.config import ResourceSettings
 from batchlib.database import SqliteFile, Writer
 from batchlib.errors import ConnectionLost
+from batchlib.settings import ResourceSettings
 from batchlib.transport.base import Carrier, Pipe
 from batchlib.transport.transport import Transport
 

@@ -18,7 +18,7 @@ ROOT = Path(batchlib.__file__).parent
 FLOORS = [
     {"errors", "events", "side_by_side", "quantity", "run", "array", "application"},
     {"transport"},
-    {"sandbox", "config"},
+    {"sandbox", "settings", "config"},
     {"backends"},
     {
         *("engine", "cycle", "polling", "session", "store", "schema", "database", "documents"),

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchlib.config import ResourceSettings, resource_settings
+from batchlib.config import resource_settings
 from batchlib.errors import AuthenticationFailed, ConnectionFailed, HostKeyChanged, InvalidValue, UnknownHostKey
+from batchlib.settings import ResourceSettings
 from batchlib.transport.openssh_options import complaints, login_error, login_options, refuse_unmappable, said
 from batchlib.transport.ssh import SshSettings
 from batchlib.transport.ssh_config import ResolvedHost, parse_options, resolve
