@@ -124,8 +124,8 @@ def resource(frontend: Frontend, **keys: object) -> Iterator[tuple[SlurmBackend,
     carrier = backend.transport.carrier
     opened = carrier.open
 
-    def open_counted(words: str) -> Pipe:
-        pipe = opened(words)
+    def open_counted(words: str, window: int | None = None) -> Pipe:
+        pipe = opened(words, window)
         write = pipe.write
 
         def counted(data: bytes) -> None:
