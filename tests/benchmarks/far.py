@@ -34,22 +34,25 @@ class Far:
         Configuration for ``ssh -F`` in which the machine is called ``far``.
     directory
         Where its user may write.
+    connected
+        Whether nobody's login counts: OpenSSH's programs then share a connection that stays open.
     """
 
     config: Path
     directory: Path
+    connected: bool
 
     @property
     def ssh(self) -> list[str]:
         """The command that runs something there."""
         return ["ssh", "-F", str(self.config), "far"]
 
-    @contextlib.contextmanager
-    def transport(self) -> Iterator[SshTransport]:
-        """Our way there, connected."""
-        with SshTransport(SshSettings("far", ssh_config=str(self.config))) as made:
+    def transport(self) -> SshTransport:
+        """Our way there."""
+        made = SshTransport(SshSettings("far", ssh_config=str(self.config)))
+        if self.connected:
             made.run("true")
-            yield made
+        return made
 
 
 @contextlib.contextmanager
@@ -69,7 +72,7 @@ def memory(size: int) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def far_machines(directory: Path, delays: list[float]) -> Iterator[dict[float, Far]]:
+def far_machines(directory: Path, delays: list[float], *, connected: bool) -> Iterator[dict[float, Far]]:
     """Start one server, and a link to it for each delay (milliseconds of round-trip time)."""
     state = make_state_directory()
     try:
@@ -86,8 +89,15 @@ def far_machines(directory: Path, delays: list[float]) -> Iterator[dict[float, F
                 text = sshd.config.read_text().replace(f"Host near {sshd.host}", "Host far")
                 text = text.replace(f"Port {sshd.port}", f"Port {port}")
                 alias = f"HostKeyAlias [{sshd.host}]:{sshd.port}"
-                config.write_text(f"{text}    {alias}\n    Ciphers {CIPHER}\n")
-                found[delay] = Far(config, there)
+                shared = f"ControlPath {directory}/master{delay:g}\n    ControlMaster auto\n    ControlPersist 600\n"
+                config.write_text(f"{text}    {alias}\n    Ciphers {CIPHER}\n    {shared if connected else ''}")
+                found[delay] = Far(config, there, connected)
+                if not connected:
+                    continue
+                # what goes on in the background must not hold on to our output
+                subprocess.run([*found[delay].ssh, "true"], check=True, stderr=subprocess.DEVNULL)
+                end = [*found[delay].ssh[:-1], "-O", "exit", "far"]
+                stack.callback(subprocess.run, end, check=False, stderr=subprocess.DEVNULL)
             yield found
     finally:
         remove_state_directory(state)
