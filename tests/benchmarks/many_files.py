@@ -1,8 +1,8 @@
 """Many small files up and down over SSH: batchlib against tar through ssh, rsync, and SFTP file by file.
 
-All but SFTP start without a connection. With ``--connected`` nobody's login counts: tar and rsync share a connection that
-OpenSSH keeps open, and batchlib has its own. Nothing is there before, and we don't look whether it is, as tar does not.
-SFTP is paramiko's; it gets fewer files and one round only, and its time is scaled. Ways take turns.
+All but SFTP start without a connection. With ``--connected`` nobody's login counts: tar and rsync share a connection
+that OpenSSH keeps open, and batchlib has its own. Nothing is there before, and we don't look whether it is, as tar does
+not. SFTP is paramiko's; it gets fewer files and one round only, and its time is scaled. Ways take turns.
 
     python -m tests.benchmarks.many_files [--files N] [--size BYTES] [--delay MS ...] [--rounds N] [--connected]
 
