@@ -141,7 +141,7 @@ done <<'.'
 find "$mine" -type f -exec stat -c 'facts %n %s.%Y.%a' {{}} +
 for old in {INCOMING}/* {INCOMING}/.[!.]*; do
   # what nothing was written to for a day belongs to a client that was ended
-  [ "$old" = "$mine" ] || [ -n "$(find "$old" -mtime -1 | head -n 1)" ] || rm -rf "./$old"
+  [ ! -e "$old" ] || [ "$old" = "$mine" ] || [ -n "$(find "$old" -mtime -1 | head -n 1)" ] || rm -rf "./$old"
 done
 [ -n "$store" ] && [ "$missing" -gt 0 ] || exit 0
 {_EVICT}
