@@ -70,6 +70,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             file, _, test = nodeid.partition("::")
             site = SITE.search(test)
+            if "test_on_pretended_ones" in test:
+                return nodeid  # they wait most of the time, and share nothing
             return site[1] if site and "/conformance/" in file else file
 
     return Groups(config, log)
