@@ -21,6 +21,8 @@ from tests.servers.state import make_state_directory, remove_state_directory, sw
 #: The site in the name of a test.
 SITE = re.compile(r"[\[-]((?:shell|slurm|sge|pbs|torque|lsf|volclava)-(?:local|ssh|openssh))[\]-]")
 
+#: Folders of tests that take long, most of it waiting.
+LONG = ("live", "faults", "conformance")
 #: Faults that are injected on each batch system where nobody says how many.
 FAULT_POINTS = 8
 #: The property of a test's report that holds a line for the end of the test run.
@@ -41,11 +43,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as ``live`` what lies in tests/live and what uses a cluster."""
+    """Mark as ``live`` what lies in tests/live and what uses a cluster, and begin with what takes longest."""
     live = Path(__file__).parent / "live"
     for item in items:
         if live in item.path.parents or CLUSTERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.live)
+    items.sort(key=lambda item: not any(f"/{folder}/" in item.nodeid for folder in LONG))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
