@@ -177,6 +177,12 @@ class Programs:
         """Start shell text on a pipe of its own; `Stream` explains the parameters."""
         self.round_trips += 1
         idle_timeout = self.timeout if idle_timeout is None else idle_timeout
+        if self.carrier.room < 1:
+            # a shell that nobody uses just now must not keep those out who could not start without its place
+            with self._lock:
+                idle = [self._idle.pop()] if self._idle else []
+            for shell in idle:
+                shell.close()
         return Stream(self.carrier, self._setup + program, idle_timeout, bare=bare, window=window, given_up=given_up)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -287,6 +288,19 @@ def test_waiting_for_a_session_has_an_end(plain_sshd: Sshd, carriers: Carriers) 
     first.close()
     assert run(carrier, "echo room").out == b"room\n"
     second.close()
+
+
+def test_where_one_session_is_allowed_files_travel_all_the_same(
+    plain_sshd: Sshd, carriers: Carriers, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 3_000_000)
+    with Transport(carriers(settings_for(plain_sshd, sessions=1, session_wait=5.0))) as transport:
+        home = transport.run("pwd").out.strip()
+        transport.put(tmp_path / "file", f"{home}/one-session")
+        assert transport.stat(f"{home}/one-session").size == 3_000_000
+        transport.get(f"{home}/one-session", tmp_path / "back")
+        transport.remove(f"{home}/one-session")
+    assert (tmp_path / "back").read_bytes() == b"x" * 3_000_000
 
 
 def test_a_session_is_waited_for(plain_sshd: Sshd, carriers: Carriers) -> None:
