@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -363,6 +364,8 @@ class OwnMaster:
         self._log = directory / "log"
         self._target = target
         self._pid = os.getpid()
+        # whoever forgets to close it leaves no process behind all the same; at the end of ours the watcher sees to that
+        weakref.finalize(self, _end, process, self._pid).atexit = False
 
     @property
     def alive(self) -> bool:
@@ -407,6 +410,19 @@ class OwnMaster:
                         stream.write(b"done\n")
                 stream.close()
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _end(process: subprocess.Popen[bytes], pid: int) -> None:
+    """End a process that this one has started, if it has not ended."""
+    if os.getpid() != pid:
+        return
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
 
 
 def _read(file: Path) -> str:

@@ -262,9 +262,11 @@ class Handler(MockHandler):  # type: ignore[misc]
         commands: Queue[bytes] = self.command_queues.setdefault(channel.chanid, Queue())
         try:
             with contextlib.suppress(Empty, EOFError, OSError, paramiko.SSHException):
-                self._run_command(channel, commands.get(timeout=30).decode("utf-8", "surrogateescape"))
+                command = commands.get(timeout=30).decode("utf-8", "surrogateescape")
+                # now, while the channel is open: its number is used again as soon as it is not
+                self.command_queues.pop(channel.chanid, None)
+                self._run_command(channel, command)
         finally:
-            self.command_queues.pop(channel.chanid, None)  # the number is used again
             self._sessions -= 1
             with contextlib.suppress(EOFError, OSError, paramiko.SSHException):
                 channel.close()

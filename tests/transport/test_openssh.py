@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pty
 import signal
@@ -380,3 +381,23 @@ def test_a_host_key_that_an_authority_has_certified(
     server.known_hosts.write_text("@cert-authority * " + (tmp_path / "authority.pub").read_text())
     assert run(carriers(settings_for(server)), "echo in").out == b"in\n"
     assert openssh_only(settings_for(server)) == ["its host key is certified by an authority"]
+
+
+def test_a_carrier_that_nobody_closed_leaves_no_process(plain_sshd: Sshd) -> None:
+    before = children()
+    carrier = OpensshCarrier(settings_for(plain_sshd))
+    assert run(carrier, "echo here").out == b"here\n"
+    assert children() > before
+    del carrier
+    gc.collect()
+    assert children() <= before
+
+
+def children() -> set[int]:
+    """The processes that this one has started and not waited for."""
+    found = set()
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(file.read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                found.add(int(file.parent.name))
+    return found
