@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -40,14 +39,13 @@ class Room:
         with self._lock:
             self._live.update(live)
 
-    @contextmanager
-    def reserved(self, resource: str, wanted: int) -> Iterator[int]:
+    def reserve(self, resource: str, wanted: int) -> int:
         """Give the number of tasks, up to `wanted`, that may be submitted now to one resource."""
         with self._lock:
             used = sum(self._live.values())
             granted = wanted if self.most is None else max(0, min(wanted, self.most - used))
             self._live[resource] = self._live.get(resource, 0) + granted
-        yield granted
+        return granted
 
     @property
     def free(self) -> bool:
@@ -144,7 +142,7 @@ class Cycle:
         if submit and site.problem is None and not site.full:
             self._submit(self._startable([app for app in apps if app.execution.state is State.NEW]))
         if fetch and site.problem is None:
-            self._fetch([app for app in apps if awaits_fetching(app) and app.task_id not in site.unfetchable])
+            self._fetch([app for app in apps if app.execution.outputs_wait and app.task_id not in site.unfetchable])
         ended = [app for app in apps if app.execution.state.final and before[app][0] is not app.execution.state]
         for app in ended:
             site.durations.learn(app)
@@ -202,9 +200,8 @@ class Cycle:
     def _submit(self, apps: Sequence[Application]) -> None:
         if not apps:
             return
-        with self._room.reserved(self._site.name, len(apps)) as granted:
-            apps = apps[:granted]
-            answers = self._site.backend.submit_jobs(apps, journal=self._session.save)
+        apps = apps[: self._room.reserve(self._site.name, len(apps))]
+        answers = self._site.backend.submit_jobs(apps, journal=self._session.save)
         for app, error in answers.items():
             if error is not None and error.kind is Kind.PERMANENT and app.execution.state is State.NEW:
                 _give_up(app, error)
@@ -253,12 +250,6 @@ def refuse(session: Session, apps: Sequence[Application], error: BatchlibError) 
         if app.execution.state is State.NEW:
             _give_up(app, error)
     session.save(apps)
-
-
-def awaits_fetching(app: Application) -> bool:
-    """Tell whether a task has ended and has outputs on the cluster that were not fetched."""
-    run = app.execution
-    return run.state.final and run.jobid is not None and not run.collected and not run.freed
 
 
 def note_collected(app: Application, answer: Collected) -> None:

@@ -17,7 +17,7 @@ from .run import State
 from .session import Session
 from .settings import DEFAULT_POLL_INTERVAL
 from .side_by_side import SideBySide, for_each
-from .store import Tally
+from .store import Tally, by_state
 
 #: Seconds between looks at what other processes wrote into the session.
 _ATTENTION = 1.0
@@ -198,7 +198,7 @@ class Engine:
                 idle = not waiting and not cycles.busy
                 cycles.wait(0.0 if idle else _until(deadline, (due[name] for name in waiting if name in due)))
                 tally = self.session.store.tally(chosen)
-                told, counts = counts, _by_state(tally)
+                told, counts = counts, by_state(tally)
                 if tell is not None:
                     tell(counts)
                 if progress and told != counts:
@@ -209,7 +209,7 @@ class Engine:
                     break
         if progress:
             sys.stderr.write("\n")
-        return _by_state(self.session.store.tally(chosen))
+        return self.session.store.counts(chosen)
 
     # --- one round -----------------------------------------------------------------------------------------
 
@@ -330,13 +330,6 @@ def _until(deadline: float | None, due: Iterable[float]) -> float:
 
 def _is_among(task: str, chosen: Collection[str] | None) -> bool:
     return chosen is None or task in chosen or task.partition(".")[0] in chosen
-
-
-def _by_state(tally: Iterable[Tally]) -> dict[State, int]:
-    counts: dict[State, int] = {}
-    for part in tally:
-        counts[part.state] = counts.get(part.state, 0) + part.count
-    return counts
 
 
 def _show(counts: Mapping[State, int]) -> None:

@@ -44,7 +44,7 @@ def columns_of(app: Application, revision: int) -> dict[str, Any]:
         "ended_at": run.ended_at,
         "collected": run.collected,
         "freed": run.freed,
-        "outputs_wait": run.state.final and run.jobid is not None and not run.collected and not run.freed,
+        "outputs_wait": run.outputs_wait,
         "run": run_document(run),
     }
 

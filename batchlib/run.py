@@ -250,6 +250,11 @@ class Run:
             return None
         return self.accounting.ended or _earliest(self.timestamps, _FINAL)
 
+    @property
+    def outputs_wait(self) -> bool:
+        """Whether it has ended and has outputs on the cluster that were not fetched."""
+        return self.state.final and self.jobid is not None and not self.collected and not self.freed
+
 
 def _earliest(timestamps: dict[State, float], states: Iterable[State]) -> float | None:
     return min((timestamps[state] for state in states if state in timestamps), default=None)

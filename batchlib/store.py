@@ -85,6 +85,14 @@ class Tally:
     count: int
 
 
+def by_state(tally: Iterable[Tally]) -> dict[State, int]:
+    """Add up how many tasks are in each state, whatever their resource."""
+    counts: dict[State, int] = {}
+    for part in tally:
+        counts[part.state] = counts.get(part.state, 0) + part.count
+    return counts
+
+
 _STATES = {state.value: state for state in State}
 _REASONS: dict[str | None, Reason | None] = {None: None, **{reason.value: reason for reason in Reason}}
 _LISTED = ", ".join(["id", "array_id", *Row._fields[2:]])
@@ -256,6 +264,7 @@ class Store:
             with self._database.writing() as writer:
                 writer.execute("DELETE FROM meta WHERE key = :key", {"key": key})
                 writer.execute("INSERT INTO meta (key, value) VALUES (:key, :value)", {"key": key, "value": value})
+            return value
         found = self._database.read("SELECT value FROM meta WHERE key = :key", {"key": key})
         return str(found[0][0]) if found else None
 
@@ -327,10 +336,7 @@ class Store:
 
     def counts(self, ids: Collection[str] | None = None) -> dict[State, int]:
         """Count tasks by state: all, or some."""
-        counts: dict[State, int] = {}
-        for part in self.tally(ids):
-            counts[part.state] = counts.get(part.state, 0) + part.count
-        return counts
+        return by_state(self.tally(ids))
 
     def tally(self, ids: Collection[str] | None = None) -> list[Tally]:
         """Count tasks by resource, state and whether their outputs are to be fetched.

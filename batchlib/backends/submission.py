@@ -172,14 +172,14 @@ def _send(system: BatchSystem, units: Sequence[Unit], spool: str, way: cache.Way
     packing = _Packing(staging)
     progress = events.Progress(system.transport, f"inputs of {len(units)} jobs")
     try:
-        packing.send_ahead(system, progress)
+        unsent = packing.send_ahead(system, progress)
+        if unsent is not None:
+            # nothing was asked of the batch system; the next attempt goes on where this one was
+            _discard(system, units, staging)
+            return _revert_all(units, system.tell(unsent))
         answer = system.transport.send(
             program.text, progress.counted(pack(packing.entries(scripts))), idle_timeout=system.settings.timeout
         )
-    except _NotSent as error:
-        # the next attempt goes on where this one was
-        _discard(system, units, staging)
-        return _revert_all(units, system.tell(error.reason))
     except DataStagingError as error:
         # everything is unpacked before anything is submitted, so nothing was: leave out what has the bad input
         return _without(system, units, packing.concerned(units), error, spool, staging)
@@ -204,14 +204,6 @@ def _send(system: BatchSystem, units: Sequence[Unit], spool: str, way: cache.Way
     return _answers(system, units, program.split(answer))
 
 
-class _NotSent(Exception):
-    """Nothing was asked of the batch system, as an input did not get there."""
-
-    def __init__(self, reason: BatchlibError) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
-
-
 class _Packing:
     """Lists what goes to the frontend, and knows whose turn it is."""
 
@@ -219,20 +211,23 @@ class _Packing:
         self._staging = staging
         self._current: Unit | cache.Item | None = None
 
-    def send_ahead(self, system: BatchSystem, progress: events.Progress) -> None:
-        """Send big inputs by themselves, over a link on which several channels are faster than one."""
+    def send_ahead(self, system: BatchSystem, progress: events.Progress) -> BatchlibError | None:
+        """Send big inputs by themselves, over a link on which several channels are faster than one.
+
+        Gives why one of them did not get there, if so.
+        """
         if system.settings.ssh is None:
-            return
+            return None
         for item in self._staging.missing:
             if item.wanted.size > BIG:
                 self._current = item
                 try:
                     self._staging.send_ahead(system, item, progress)
                 except RemoteFileError as error:
-                    reason = sandbox.check_room(str(error)) or DataStagingError(error.message)
-                    raise _NotSent(reason) from error
+                    return sandbox.check_room(str(error)) or DataStagingError(error.message)
                 except TransportError as error:
-                    raise _NotSent(error) from error
+                    return error
+        return None
 
     def entries(self, scripts: Sequence[tuple[Unit, str]]) -> Iterator[Entry]:
         for item in self._staging.missing:

@@ -63,12 +63,6 @@ def for_each_resource(
     return answers, unknown
 
 
-def outputs_wait(app: Application) -> bool:
-    """Tell whether a task that ended has outputs on the cluster that were not fetched."""
-    run = app.execution
-    return run.jobid is not None and not run.collected and not run.freed
-
-
 def refresh(engine: Engine, apps: Iterable[Application]) -> dict[Application, BatchlibError]:
     """Bring the states of live tasks up to date; give those for which that went wrong. Nothing is saved.
 
@@ -145,7 +139,7 @@ def clean_away(engine: Engine, session: Session, apps: Sequence[Application], *,
     for app in apps:
         if not app.execution.state.final:
             problems.setdefault(app, f"it has not ended ({app.execution.state.value}): wait, or say -f to cancel it")
-        elif outputs_wait(app) and not force:
+        elif app.execution.outputs_wait and not force:
             problems[app] = "its outputs were not fetched: gget first, or say -f to give them up"
         else:
             ready.append(app)

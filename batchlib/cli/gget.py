@@ -55,7 +55,7 @@ def gget(invocation: Invocation, words: Sequence[str], every: bool, output_dir: 
     Of a task that still runs, what is there so far is fetched. The exit status is the number of tasks whose outputs
     could not be fetched, or are missing although the task has ended.
     """
-    from .control import outputs_wait, refresh
+    from .control import refresh
     from .progress import progress_bar
 
     with invocation.open_session() as session:
@@ -63,7 +63,7 @@ def gget(invocation: Invocation, words: Sequence[str], every: bool, output_dir: 
         with invocation.engine(session) as engine, invocation.driving(session, ids):
             apps = session.load(ids)
             problems = refresh(engine, apps)
-            chosen = [app for app in apps if app.execution.state.final and outputs_wait(app)] if every else apps
+            chosen = [app for app in apps if app.execution.outputs_wait] if every else apps
             targets = {app: _target(app, output_dir, len(chosen) > 1) for app in chosen}
             with progress_bar():
                 answers = _fetch(engine, targets, problems, overwrite)

@@ -8,12 +8,35 @@ import select
 import signal
 import subprocess
 import threading
+from collections.abc import Sequence
 from typing import IO
 
 from ..errors import ConnectionFailed, ConnectionLost
 from .base import STDERR, STDOUT, Pipe
 
 _READ_SIZE = 1 << 20
+
+
+def start_child(words: Sequence[str | bytes], what: str) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, with pipes for all three streams.
+
+    Parameters
+    ----------
+    words : sequence of str or bytes
+        The program and its arguments.
+    what : str
+        What it is, for messages.
+
+    Raises
+    ------
+    ConnectionFailed
+        It can't be started.
+    """
+    pipe = subprocess.PIPE
+    try:
+        return subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, start_new_session=True, cwd="/")
+    except OSError as error:
+        raise ConnectionFailed(f"cannot start {what}: {error}") from error
 
 
 class ChildPipe(Pipe):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-
-from ..errors import ConnectionFailed
 from .base import Carrier, Pipe
-from .child import ChildPipe
+from .child import ChildPipe, start_child
 from .programs import DEFAULT_TIMEOUT
 from .transport import Transport
 
@@ -21,18 +18,7 @@ class LocalCarrier(Carrier):
 
     def open(self, command: str, window: int | None = None) -> Pipe:
         """Start `command` through ``/bin/sh``."""
-        try:
-            process = subprocess.Popen(
-                ["/bin/sh", "-c", command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                start_new_session=True,
-                cwd="/",
-            )
-        except OSError as error:
-            raise ConnectionFailed(f"cannot start /bin/sh on this machine: {error}") from error
+        process = start_child(["/bin/sh", "-c", command], "/bin/sh on this machine")
         return ChildPipe(process, self.name, grace=_GRACE)
 
     def close(self) -> None:

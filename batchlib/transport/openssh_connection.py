@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from ..errors import ConnectionFailed
 from .base import STDERR, Pipe
-from .child import ChildPipe
+from .child import ChildPipe, start_child
 from .gate import Gate, NoRoom
 from .openssh_master import connects, find_master, mux_options
 from .openssh_options import said
@@ -124,18 +124,7 @@ class Connection:
     def _popen(self, words: Sequence[str | bytes], journal: str) -> subprocess.Popen[bytes]:
         # what it says itself goes to the journal, so that it can't be taken for the program's words
         options = [*mux_options(self._master.path), "-o", "LogLevel=DEBUG1", "-E", journal]
-        try:
-            return subprocess.Popen(
-                [shutil.which("ssh") or "ssh", *options, *words],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                start_new_session=True,
-                cwd="/",
-            )
-        except OSError as error:
-            raise ConnectionFailed(f"cannot start ssh: {error}") from error
+        return start_child([shutil.which("ssh") or "ssh", *options, *words], "ssh")
 
     def _await_session(self, journal: _Journal, process: subprocess.Popen[bytes]) -> None:
         """Wait until the session is open and the program asked for."""
